@@ -1,0 +1,1 @@
+"""Benchmarks as sub-commands of the package."""

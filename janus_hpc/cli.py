@@ -1,0 +1,96 @@
+"""The `janus-hpc` command: options in, exit code out. Heavy imports wait until a sub-command needs them."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from janus_hpc import __version__, config
+from janus_hpc.cli_options import run_options
+from janus_hpc.errors import ExitCode, JanusError
+from janus_hpc.launch import LaunchEnv, read_launch
+
+
+def main() -> None:
+    """Entry point of the console script: a user's mistake is one message and exit 2, never a traceback."""
+    speaks = True
+    try:
+        env = read_launch()
+        speaks = env.world_rank == 0
+        sys.exit(cli.main(standalone_mode=False, obj=env))
+    except click.exceptions.NoArgsIsHelpError as error:
+        if speaks:
+            error.show()
+        sys.exit(int(ExitCode.USAGE))
+    except click.ClickException as error:
+        if speaks:
+            error.show()
+        sys.exit(int(ExitCode.USAGE))
+    except click.Abort:
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except JanusError as error:
+        if speaks:
+            click.echo(f"janus-hpc: {error}", err=True)
+        sys.exit(int(error.exit_code))
+
+
+SUB_COMMANDS = {
+    "bench": "janus_hpc.bench.commands:bench",
+    "model": "janus_hpc.models.commands:model",
+    "results": "janus_hpc.results.commands:results",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a sub-command's module only when it is called or listed: torch takes seconds to import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *SUB_COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in SUB_COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = SUB_COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="janus-hpc")
+def cli() -> None:
+    """Batch inference for Mixture-of-Experts models on clusters.
+
+    Start it alone, under mpirun or under srun: every rank runs the same command.
+    """
+
+
+@cli.command()
+@click.argument("prompts", required=False)
+@click.option(
+    "--job", type=click.Path(path_type=Path), default=None, help="TOML file of these options"
+)
+@run_options()
+@click.pass_obj
+def infer(env: LaunchEnv, prompts: str | None, job: Path | None, **flags: Any) -> int:
+    """Answer every row of PROMPTS (a JSONL file) and write one HDF5 file.
+
+    Exit codes: 0 all rows answered; 2 usage; 3 finished, some rows failed; 70 internal error;
+    71 communication time-out; 75 interrupted, and the same command resumes.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if prompts is not None:
+        given["prompts"] = prompts
+    run_config = config.load(job, given)
+
+    from janus_hpc.comm.guard import guard
+    from janus_hpc.comm.world import World
+    from janus_hpc.engine.run import infer as run_infer
+    from janus_hpc.log import setup_logging
+
+    world = World.start()
+    setup_logging(world.label, console=world.world_rank == 0)
+    with guard(world):
+        return int(run_infer(world, env, run_config))
+    raise AssertionError("the guard ends the program on every error")

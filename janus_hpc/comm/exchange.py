@@ -1,0 +1,119 @@
+"""The contract of every exchange: a step's headers, and hidden states there and back.
+
+Attention ranks send rows and receive sums, expert ranks receive rows and send partial sums, a
+colocated rank does all four. Knows no transport and no model. T: one attention rank's tokens in a
+microbatch; N: all attention ranks' tokens in it; D: hidden size.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+NUM_COUNTERS = 6
+MAX_MICROBATCHES = 4
+HEADER_WORDS = 5 + MAX_MICROBATCHES + NUM_COUNTERS
+
+
+@dataclass(frozen=True)
+class StepHeader:
+    """What an attention rank tells all others before a step.
+
+    `num_tokens` it will send in all; `microbatch_tokens` how many of them in each microbatch, ()
+    for all in microbatch 0. `done`: it has no rows left. `want_rows`: rows it could take. `stop`:
+    it was asked to drain. `counters`: NUM_COUNTERS integers the exchange does not look into.
+    """
+
+    num_tokens: int
+    done: bool = False
+    want_rows: int = 0
+    stop: bool = False
+    counters: tuple[int, ...] = (0,) * NUM_COUNTERS
+    microbatch_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.counters) == NUM_COUNTERS, f"{self.counters=}"
+        assert len(self.microbatch_tokens) <= MAX_MICROBATCHES, f"{self.microbatch_tokens=}"
+        assert self.num_tokens >= 0, f"{self.num_tokens=}"
+        if self.microbatch_tokens:
+            assert self.num_tokens == sum(self.microbatch_tokens), f"{self=}"
+
+    def tokens_in(self, microbatch: int) -> int:
+        """Tokens this rank sends in one microbatch; 0 beyond its last one."""
+        if not self.microbatch_tokens:
+            return self.num_tokens if microbatch == 0 else 0
+        return self.microbatch_tokens[microbatch] if microbatch < len(self.microbatch_tokens) else 0
+
+    def to_words(self) -> list[int]:
+        """The header as HEADER_WORDS int64 values."""
+        sizes = self.microbatch_tokens
+        flags = (self.num_tokens, int(self.done), self.want_rows, int(self.stop), len(sizes))
+        padding = (0,) * (MAX_MICROBATCHES - len(sizes))
+        return [*flags, *sizes, *padding, *self.counters]
+
+    @staticmethod
+    def from_words(words: list[int]) -> "StepHeader":
+        """The inverse of `to_words`."""
+        num_tokens, done, want_rows, stop, num_sizes = words[:5]
+        return StepHeader(
+            num_tokens=num_tokens,
+            done=bool(done),
+            want_rows=want_rows,
+            stop=bool(stop),
+            microbatch_tokens=tuple(words[5 : 5 + num_sizes]),
+            counters=tuple(words[5 + MAX_MICROBATCHES : HEADER_WORDS]),
+        )
+
+
+class Exchange(Protocol):
+    """Hidden states to the expert ranks and back; `kind` and `why` say which one and by what rule.
+
+    In a step every rank first calls `open_step`. Then, for each MoE layer and microbatch in one
+    order, attention ranks call `send_tokens` and later `recv_outputs`, expert ranks `recv_tokens`
+    and later `send_outputs`, colocated ranks all in the order send_tokens, recv_tokens,
+    send_outputs, recv_outputs. Ranks without tokens call them too; only where every header says 0
+    tokens may all ranks leave the layers out. A microbatch is in one layer at a time, and all
+    outputs are received before the next step is opened. Every call may raise CommTimeout.
+
+    Tensors handed in may be on any device; those handed out are on the CPU, except that a rank
+    alone gets its own back.
+    """
+
+    kind: str
+    why: str
+
+    def open_step(self, header: StepHeader | None) -> list[StepHeader]:
+        """The headers of all attention ranks, in role order; expert ranks pass None.
+
+        Collective over the active ranks.
+        """
+
+    def send_tokens(self, layer: int, microbatch: int, x_TD: Tensor) -> None:
+        """Send rows of the row dtype to every expert rank; T as the header said.
+
+        The rows may not be written to before `recv_outputs` of the same layer and microbatch.
+        """
+
+    def recv_outputs(self, layer: int, microbatch: int) -> Tensor:
+        """y_TD float64: the expert ranks' partial sums, added in ascending expert role order.
+
+        Valid until the next `send_tokens` of that microbatch or the next `open_step`.
+        """
+
+    def recv_tokens(self, layer: int, microbatch: int) -> tuple[Tensor, list[int]]:
+        """x_ND of the row dtype, rows in attention role order, and each attention rank's T.
+
+        Valid until `send_outputs` of the same layer and microbatch.
+        """
+
+    def output_buffer(self, layer: int, microbatch: int, num_rows: int) -> Tensor:
+        """y_ND float64, where partial sums can be written so that `send_outputs` need not copy.
+
+        To be asked for after `recv_tokens`. Not zeroed: every row must be written.
+        """
+
+    def send_outputs(self, layer: int, microbatch: int, y_ND: Tensor) -> None:
+        """Send float64 partial sums back, in the row order of `recv_tokens`."""
+
+    def free(self) -> None:
+        """Give up the buffers. Collective over the active ranks."""

@@ -1,0 +1,57 @@
+"""The outermost frame of a program on many ranks: no error on one rank leaves another one waiting.
+
+Knows how a rank is named and how an error ends a program, nothing of what was being done.
+"""
+
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from janus_hpc.comm.world import World
+from janus_hpc.errors import ExitCode, JanusError
+
+
+@contextmanager
+def guard(world: World) -> Iterator[None]:
+    """Run the body; an exception that leaves it ends every rank within seconds.
+
+    An error raised by `world.agree` is known to all ranks: rank 0 prints it and every rank exits
+    with its code. Any other is printed with the rank's label and ends the job by MPI_Abort: with
+    the error's own code, 75 for an interrupt from the keyboard, 70 with a traceback otherwise.
+    SystemExit passes: it must be raised on every rank. Collective over the world.
+    """
+    previous = threading.excepthook
+    threading.excepthook = lambda args: _end(world, args.exc_value or SystemError("unknown"))
+    try:
+        yield
+        # Ranks that are done wait here with yields; the wait in MPI_Finalize would spin.
+        world.barrier()
+    except JanusError as error:
+        if error is not world.agreed_error and world.world_size > 1:
+            _end(world, error)
+        if world.world_rank == 0:
+            print(f"janus-hpc: {error}", file=sys.stderr, flush=True)
+        sys.exit(int(error.exit_code))
+    except (KeyboardInterrupt, Exception) as error:
+        _end(world, error)
+    finally:
+        threading.excepthook = previous
+
+
+def _end(world: World, error: BaseException) -> None:
+    """Print who failed, where and why, then end every rank. Does not return."""
+    exit_code = int(ExitCode.INTERNAL)
+    if isinstance(error, JanusError):
+        exit_code, text = int(error.exit_code), str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        exit_code, text = int(ExitCode.INTERRUPTED), "interrupted from the keyboard"
+    else:
+        text = "".join(traceback.format_exception(error)).rstrip()
+    where = f" {world.where}" if world.where else ""
+    # One write, so that lines of several ranks do not mix.
+    sys.stdout.flush()
+    sys.stderr.write(f"[{world.label}]{where}: {text}\n")
+    sys.stderr.flush()
+    world.abort(exit_code)

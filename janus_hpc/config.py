@@ -1,0 +1,121 @@
+"""What can be set for a run: names, types, defaults, meanings; flags and job files share this one list.
+
+Reads job files; knows nothing of what the options do.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from janus_hpc.errors import UsageError
+
+Help = msgspec.Meta
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All options of `janus-hpc infer`. A flag is the key with dashes; a flag overrides a job file's key."""
+
+    prompts: Annotated[str, Help(description="JSONL file of rows")]
+    model: Annotated[
+        str | None, Help(description="model folder (default: the demo model in the package)")
+    ] = None
+    output: Annotated[
+        str | None, Help(description="results file (default: <prompts>.h5 in the working folder)")
+    ] = None
+    split: Annotated[str, Help(description="ranks per role: auto, colocated, or e.g. 1a3e")] = (
+        "auto"
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Help(description="where tensors live")] = (
+        "auto"
+    )
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Help(description="weights and KV cache; auto takes the checkpoint's"),
+    ] = "auto"
+    exchange: Annotated[
+        Literal["auto", "host", "shm"],
+        Help(description="how hidden states travel: shm inside one node, host over MPI"),
+    ] = "auto"
+    threads: Annotated[int, Help(description="threads a rank (0: cores over ranks)", ge=0)] = 0
+    seed: Annotated[int, Help(description="seed of rows that name none", ge=0)] = 0
+    max_tokens: Annotated[int, Help(description="for rows that name none", ge=1)] = 256
+    temperature: Annotated[float, Help(description="for rows that name none", ge=0)] = 1.0
+    max_sequences: Annotated[
+        int, Help(description="sequences in flight an attention rank", ge=1)
+    ] = 128
+    max_step_tokens: Annotated[
+        int, Help(description="tokens a step and attention rank, prefill included", ge=1)
+    ] = 512
+    kv_memory: Annotated[
+        str, Help(description="KV cache an attention rank: auto, or e.g. 512MB, 40GB")
+    ] = "auto"
+    block_size: Annotated[int, Help(description="tokens a KV block", ge=1)] = 16
+    max_context: Annotated[
+        int, Help(description="longest sequence (0: the model's context)", ge=0)
+    ] = 0
+    strict: Annotated[bool, Help(description="refuse a file with any bad row")] = False
+    fresh: Annotated[
+        bool, Help(description="discard an unfinished run's rows instead of resuming")
+    ] = False
+    overwrite: Annotated[bool, Help(description="replace an existing results file")] = False
+    retry_failed: Annotated[
+        bool, Help(description="on resume, compute rows again that ended in an error")
+    ] = False
+    comm_timeout_s: Annotated[float, Help(description="longest wait for a peer, seconds", gt=0)] = (
+        600.0
+    )
+
+
+def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
+    """Merge a job file with flags (which win) and check every value.
+
+    Relative paths in a job file are relative to the job file. Errors: UsageError naming file and key;
+    an unknown key lists the valid ones.
+    """
+    values: dict[str, Any] = {}
+    where = "command line"
+    if job is not None:
+        where = str(job)
+        values = _read_job(job)
+    values |= overrides
+    if "prompts" not in values:
+        raise UsageError("no prompts file given: name one on the command line or in the job file")
+    try:
+        return msgspec.convert(values, RunConfig)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _read_job(job: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(job.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"job file {job} does not exist") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{job}: cannot be read as TOML: {error}") from error
+    valid = RunConfig.__struct_fields__
+    for key in values:
+        if key not in valid:
+            raise UsageError(
+                f"{job}: unknown key {key!r}; valid keys are {', '.join(sorted(valid))}"
+            )
+    for key in ("prompts", "model", "output"):
+        if isinstance(values.get(key), str):
+            values[key] = str(job.parent / values[key])
+    return values
+
+
+def parse_bytes(text: str, key: str) -> int:
+    """`512MB`, `40 GiB`, `1000` -> bytes. Errors: UsageError naming the key and the accepted forms."""
+    units = {"": 1, "b": 1}
+    for power, letter in enumerate("kmgt", start=1):
+        units |= {letter: 1000**power, letter + "b": 1000**power, letter + "ib": 1024**power}
+    stripped = text.strip().lower()
+    digits = stripped.rstrip("bikmgt ")
+    unit = stripped[len(digits) :].strip()
+    try:
+        return int(float(digits) * units[unit])
+    except (ValueError, KeyError, OverflowError) as error:
+        raise UsageError(f"{key}: expected a size such as 512MB or 40GiB, got {text!r}") from error

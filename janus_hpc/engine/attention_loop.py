@@ -1,0 +1,141 @@
+"""The attention side's loop: claim rows, choose a step's tokens, run the layers, sample, record what finishes.
+
+A colocated rank runs the same loop; what differs is `while_away`, called while its tokens are at the experts.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from janus_hpc.batcher import Batcher, Sequence, StepBatch
+from janus_hpc.comm.exchange import Exchange, StepHeader
+from janus_hpc.core import FinishReason, RowResult
+from janus_hpc.engine.active import ActiveRow, ActiveSample
+from janus_hpc.engine.claims import ClaimQueue
+from janus_hpc.engine.order import exchange_order
+from janus_hpc.engine.tallies import Tallies
+from janus_hpc.engine.tokens import build_tokens
+from janus_hpc.kvcache import KVCache
+from janus_hpc.models.attention_model import AttentionModel, Overlapped
+from janus_hpc.sampling.sampler import NO_TOKEN, choose
+
+# Legend: T tokens of the step, D hidden, S sequences sampled, V vocabulary.
+
+
+class RowSource(Protocol):
+    """Turns claimed row numbers into rows in flight and refused rows."""
+
+    def admit(self, row_indices: list[int]) -> tuple[list[ActiveRow], list[RowResult]]: ...
+
+
+class AttentionLoop:
+    """One attention (or colocated) rank's run over the pending rows."""
+
+    def __init__(
+        self,
+        *,
+        model: AttentionModel,
+        cache: KVCache,
+        batcher: Batcher[ActiveSample],
+        exchange: Exchange,
+        claims: ClaimQueue,
+        rows: RowSource,
+        record: Callable[[RowResult], None],
+        while_away: Callable[[int, int], None],
+        stop_asked: Callable[[], bool],
+        on_step: Callable[[list[StepHeader]], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self.batcher = batcher
+        self.exchange = exchange
+        self.claims = claims
+        self.rows = rows
+        self.record = record
+        self.while_away = while_away
+        self.stop_asked = stop_asked
+        self.on_step = on_step
+        self.note = note
+        self.tallies = Tallies()
+
+    def run(self) -> list[StepHeader]:
+        """Until every attention rank is done or a stop was agreed on. Returns the last step's headers."""
+        with torch.inference_mode():
+            while True:
+                batch = self.batcher.next_step()
+                headers = self.exchange.open_step(self._header(batch))
+                self.on_step(headers)
+                if all(h.done for h in headers) or any(h.stop for h in headers):
+                    return headers
+                self._admit(self.claims.claim([h.want_rows for h in headers]))
+                if any(h.num_tokens for h in headers):
+                    self._compute(batch)
+
+    def _header(self, batch: StepBatch[ActiveSample]) -> StepHeader:
+        left = self.claims.num_left
+        return StepHeader(
+            num_tokens=batch.num_tokens,
+            done=self.batcher.idle and left == 0,
+            want_rows=min(self.batcher.room(), left),
+            stop=self.stop_asked(),
+            counters=self.tallies.counters(len(self.batcher.running)),
+        )
+
+    def _admit(self, row_indices: list[int]) -> None:
+        if not row_indices:
+            return
+        active, refused = self.rows.admit(row_indices)
+        for result in refused:
+            self._finish_row(result)
+        for row in active:
+            for sample in row.samples:
+                self.batcher.add(Sequence(sample))
+
+    def _compute(self, batch: StepBatch[ActiveSample]) -> None:
+        started_s = time.monotonic()
+        tokens = build_tokens(batch, self.model)
+        order = exchange_order(self.model.spec.sparse_layers)
+
+        def moe(layer: int, x_TD: torch.Tensor, meanwhile: Overlapped) -> torch.Tensor:
+            expected, microbatch = next(order)
+            assert layer == expected, f"{layer=} {expected=}"
+            self.note(f"layer {layer}")
+            self.exchange.send_tokens(layer, microbatch, x_TD)
+            self.while_away(layer, microbatch)
+            shared_TD = meanwhile()
+            y_TD = self.exchange.recv_outputs(layer, microbatch).to(x_TD.device).float()
+            return y_TD if shared_TD is None else y_TD + shared_TD
+
+        h_TD = self.model.forward(tokens, self.cache, moe)
+        if batch.sampled:
+            rows_S = torch.tensor(batch.last_tokens, device=h_TD.device)
+            self._sample(batch, self.model.logits(h_TD, rows_S))
+        self.tallies.step(batch.num_tokens, len(batch.sampled), time.monotonic() - started_s)
+
+    def _sample(self, batch: StepBatch[ActiveSample], logits_SV: torch.Tensor) -> None:
+        sequences = [batch.sequences[index] for index in batch.sampled]
+        samples = [sequence.source for sequence in sequences]
+        choices = choose(logits_SV, [sample.state for sample in samples])
+        now_s = time.monotonic()
+        for sequence, sample, choice in zip(sequences, samples, choices, strict=True):
+            if choice.token_id == NO_TOKEN:
+                sample.finish_reason = FinishReason.ERROR
+            else:
+                if choice.logprobs is not None:
+                    sample.logprobs.append(choice.logprobs)
+                sample.token_times_s.append(now_s - sample.row.admitted_s)
+                sample.finish_reason = sample.tracker.push(choice.token_id)
+            if sample.finish_reason is not None:
+                self._finish_sample(sequence, sample)
+
+    def _finish_sample(self, sequence: Sequence[ActiveSample], sample: ActiveSample) -> None:
+        self.batcher.finish(sequence)
+        if sample.row.finished:
+            self._finish_row(sample.row.result())
+
+    def _finish_row(self, result: RowResult) -> None:
+        self.record(result)
+        self.tallies.row(failed=result.error is not None)

@@ -1,0 +1,86 @@
+"""From the plan to this rank's part of the model: which weights it reads, and into whose memory.
+
+What several ranks of a node need (attention weights, gates) is read once a node into shared memory; experts
+are read by their own rank alone. Branches on nothing: the caller says which part it wants.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from janus_hpc.comm.shared_weights import NodeShared
+from janus_hpc.experts.activity import ExpertActivity
+from janus_hpc.experts.expert_model import ExpertModel
+from janus_hpc.kernels.ops import Ops
+from janus_hpc.layers.source import Reader, SizingSource, SlabSource, WeightSource
+from janus_hpc.models.attention_model import AttentionModel
+from janus_hpc.models.spec import ModelSpec
+
+M = TypeVar("M")
+
+
+def build_attention(
+    spec: ModelSpec,
+    ops: Ops,
+    reader: Reader,
+    shared: NodeShared,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_context: int,
+) -> AttentionModel:
+    """The attention side's weights. Collective over the ranks of `shared`."""
+    model = _shared_build(
+        lambda source: AttentionModel(spec, ops, source, dtype), ops, reader, shared, dtype, device
+    )
+    model.prepare(device, max_context)
+    return model
+
+
+def build_experts(
+    spec: ModelSpec,
+    ops: Ops,
+    reader: Reader,
+    shared: NodeShared,
+    dtype: torch.dtype,
+    device: torch.device,
+    placement: Sequence[range],
+    expert_rank: int,
+) -> ExpertModel:
+    """Gates and the experts of one expert rank. Collective over the ranks of `shared`."""
+    activity = ExpertActivity(spec.sparse_layers, spec.moe.num_experts, placement)
+    ids = placement[expert_rank]
+    model = _shared_build(
+        lambda source: ExpertModel(spec, ops, source, ids, activity),
+        ops,
+        reader,
+        shared,
+        torch.float32,  # routers decide: they are kept in float32 whatever the model's dtype
+        device,
+    )
+    model.load(reader, dtype, device)
+    return model
+
+
+def _shared_build(
+    make: Callable[[WeightSource], M],
+    ops: Ops,
+    reader: Reader,
+    shared: NodeShared,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> M:
+    """Size, allocate, fill on the leader, map on the others."""
+    sizing = SizingSource(ops, dtype)
+    make(sizing)
+    if device.type == "cpu":
+        slab_bytes = shared.allocate(sizing.num_bytes)
+        model = make(SlabSource(ops, dtype, slab_bytes, reader if shared.is_leader else None))
+        shared.fence()
+        return model
+    # Each GPU needs its own copy; the node's leader still reads the files, the others copy from it.
+    staging = shared.allocate(sizing.num_bytes)
+    if shared.is_leader:
+        make(SlabSource(ops, dtype, staging, reader))
+    shared.fence()
+    return make(SlabSource(ops, dtype, staging.to(device), None))

@@ -1,0 +1,74 @@
+"""From claimed row numbers to rows in flight, or to error rows: reading, tokenising, checking against the model.
+
+Runs on attention ranks; knows nothing of steps or of other ranks.
+"""
+
+from collections.abc import Sequence
+
+from janus_hpc.core import Row, RowError, RowResult
+from janus_hpc.engine.active import ActiveRow
+from janus_hpc.rows.reader import RowReader
+from janus_hpc.sampling.errors import RowRejected
+from janus_hpc.sampling.prompt import prompt_ids
+from janus_hpc.sampling.tokenizer import TextCodec
+
+
+class Intake:
+    """Reads rows by number. `capacity_tokens` is the most one sequence can have cached on this rank."""
+
+    def __init__(
+        self,
+        reader: RowReader,
+        codec: TextCodec | None,
+        eos_token_ids: list[int],
+        vocab_size: int,
+        max_context: int,
+        capacity_tokens: int,
+        seed: int,
+    ) -> None:
+        self.reader = reader
+        self.codec = codec
+        self.eos_token_ids = eos_token_ids
+        self.vocab_size = vocab_size
+        self.max_context = max_context
+        self.capacity_tokens = capacity_tokens
+        self.seed = seed
+
+    def admit(self, row_indices: Sequence[int]) -> tuple[list[ActiveRow], list[RowResult]]:
+        """Rows that can run, and the results of those that cannot."""
+        active: list[ActiveRow] = []
+        refused: list[RowResult] = []
+        for index in row_indices:
+            row = self.reader.read(index)
+            try:
+                active.append(self._admit(row))
+            except RowRejected as rejection:
+                error = RowError(line=row.line, field=rejection.field, reason=rejection.reason)
+                refused.append(error_result(row, error))
+        return active, refused
+
+    def _admit(self, row: Row) -> ActiveRow:
+        if row.error is not None:
+            raise RowRejected(row.error.field, row.error.reason)
+        token_ids = prompt_ids(row, self.codec, self.vocab_size, self.max_context)
+        longest = min(len(token_ids) + row.params.max_tokens, self.max_context)
+        if longest > self.capacity_tokens:
+            raise RowRejected(
+                "max_tokens",
+                f"prompt and answer may need {longest} cached tokens, this run's KV cache holds "
+                f"{self.capacity_tokens}; a larger --kv-memory or a smaller max_tokens helps",
+            )
+        return ActiveRow(
+            row,
+            token_ids,
+            self.codec,
+            self.eos_token_ids,
+            self.vocab_size,
+            self.max_context,
+            self.seed,
+        )
+
+
+def error_result(row: Row, error: RowError) -> RowResult:
+    """What is recorded of a row without an answer."""
+    return RowResult(index=row.index, id=row.id, prompt_token_ids=[], samples=[], error=error)

@@ -1,0 +1,206 @@
+"""Rank 0's decisions before the work begins: every check that can refuse a run, and the plan all ranks receive.
+
+Runs on world rank 0 alone. Raises UsageError for what a user can mend; writes nothing but the run folder.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import janus_hpc
+from janus_hpc.config import RunConfig
+from janus_hpc.core import SamplingParams
+from janus_hpc.demo import demo_model_dir
+from janus_hpc.engine.plan import RunPlan
+from janus_hpc.errors import ModelError, UsageError
+from janus_hpc.launch import LaunchEnv
+from janus_hpc.models.registry import IGNORED_TENSORS, load_spec
+from janus_hpc.models.spec import ModelSpec
+from janus_hpc.planner.split import default_split
+from janus_hpc.results.done import load_done
+from janus_hpc.results.manifest import fingerprint_bytes, load_manifest, run_dir_for, start_launch
+from janus_hpc.results.reader import ResultsFile
+from janus_hpc.rows.index import InputIndex, build_index
+from janus_hpc.rows.reader import RowReader, first_errors
+from janus_hpc.topology import Split, assign_roles, parse_split
+from janus_hpc.weights.checkpoint import Checkpoint
+from janus_hpc.weights.fingerprint import fingerprint
+
+FLOAT_DTYPES = ("float32", "bfloat16", "float16")
+MAX_REFUSALS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class AlreadyComplete:
+    """The results file of this very run exists; there is nothing to do."""
+
+    output: Path
+    num_rows: int
+    num_failed: int
+
+
+def row_defaults(config: RunConfig) -> SamplingParams:
+    """Sampling parameters of rows that name none."""
+    return SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature)
+
+
+def prepare(
+    config: RunConfig, env: LaunchEnv, node_ids: Sequence[int], hosts: Sequence[str], device: str
+) -> RunPlan | AlreadyComplete:
+    """Check everything, index the input, open or start the run folder, and decide the plan.
+
+    Errors: UsageError (exit 2), naming file, key, expected and found.
+    """
+    prompts = Path(config.prompts)
+    output = Path(config.output or prompts.with_suffix(".h5").name)
+    model_dir = Path(config.model) if config.model else demo_model_dir()
+    spec = load_spec(model_dir)
+    dtype = _dtype(config, spec, model_dir)
+    with Checkpoint(model_dir) as checkpoint:
+        checkpoint.check(spec.all_tensors(), IGNORED_TENSORS)
+    max_context = _max_context(config, spec)
+    split, why = choose_split(config.split, spec, len(node_ids))
+    run_dir = run_dir_for(output)
+    _check_writable(output, run_dir)
+    index_path = run_dir / "index.bin"
+    index = build_index(prompts, index_path)
+    if config.strict:
+        _refuse_bad_rows(prompts, index, config)
+    fields = _fingerprint_fields(config, index, model_dir, dtype, max_context)
+    if output.exists() and not config.overwrite:
+        return _already_complete(output, fields, run_dir)
+    if config.fresh:
+        _discard(run_dir)
+    _, launch = start_launch(run_dir, fields, _launch_info(config, env, split, hosts))
+    digest = fingerprint_bytes(fields)
+    done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
+    return RunPlan(
+        config=config,
+        spec=spec,
+        model_dir=model_dir,
+        output=output,
+        run_dir=run_dir,
+        index_path=index_path,
+        split=split,
+        split_why=why,
+        roles=tuple(assign_roles(split, list(node_ids))),
+        dtype=dtype,
+        device=device,
+        max_context=max_context,
+        launch=launch.number,
+        fingerprint=digest,
+        fingerprint_fields=fields,
+        num_rows=index.num_rows,
+        num_resumed=done.num_done,
+        num_failed=done.num_failed,
+        done=np.packbits(done.done).tobytes(),
+    )
+
+
+def choose_split(text: str, spec: ModelSpec, num_ranks: int) -> tuple[Split, str]:
+    """The split asked for, or the default rule's for `auto`, and why."""
+    if text == "auto":
+        return default_split(spec, num_ranks)
+    return parse_split(text, num_ranks, spec.moe.num_experts), "asked for"
+
+
+def _dtype(config: RunConfig, spec: ModelSpec, model_dir: Path) -> str:
+    dtype = spec.stored_dtype if config.dtype == "auto" else config.dtype
+    if dtype not in FLOAT_DTYPES:
+        known = ", ".join(FLOAT_DTYPES)
+        raise ModelError(f"{model_dir / 'config.json'}: dtype {dtype!r} is not one of {known}")
+    return dtype
+
+
+def _max_context(config: RunConfig, spec: ModelSpec) -> int:
+    if config.max_context > spec.max_context:
+        raise UsageError(
+            f"--max-context {config.max_context} exceeds the model's {spec.max_context} positions"
+        )
+    return config.max_context or spec.max_context
+
+
+def _check_writable(output: Path, run_dir: Path) -> None:
+    if output.is_dir():
+        raise UsageError(f"output {output} is a folder; name a file")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        probe = run_dir / f".probe-{os.getpid()}"
+        probe.touch()
+        os.replace(probe, run_dir / ".writable")
+        (run_dir / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write results to {output.parent}: {error.strerror}") from error
+
+
+def _refuse_bad_rows(prompts: Path, index: InputIndex, config: RunConfig) -> None:
+    with RowReader(prompts, index, row_defaults(config)) as reader:
+        errors = first_errors(reader, MAX_REFUSALS_SHOWN)
+    if errors:
+        lines = "\n".join(f"  line {e.line}, {e.field or 'whole line'}: {e.reason}" for e in errors)
+        raise UsageError(f"{prompts} has bad rows, and --strict refuses them:\n{lines}")
+
+
+def _fingerprint_fields(
+    config: RunConfig, index: InputIndex, model_dir: Path, dtype: str, max_context: int
+) -> dict[str, str | int | float | bool | None]:
+    """What an answer depends on: two runs with equal fields may share finished rows."""
+    return {
+        "input_sha256": index.sha256,
+        "num_rows": index.num_rows,
+        "model_sha256": fingerprint(model_dir),
+        "dtype": dtype,
+        "max_context": max_context,
+        "seed": config.seed,
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "janus_version": janus_hpc.__version__,
+    }
+
+
+def _already_complete(
+    output: Path, fields: dict[str, str | int | float | bool | None], run_dir: Path
+) -> AlreadyComplete:
+    """An existing file is either this run's, finished, or not ours to replace."""
+    with ResultsFile(output) as results:
+        found = results.attrs.get("fingerprint")
+        if isinstance(found, str):
+            found = json.loads(found)
+        if found == fields:
+            if load_manifest(run_dir) is None:
+                _discard(run_dir)
+            failed = int(results.attrs["num_failed"])
+            return AlreadyComplete(output, results.num_rows, failed)
+    raise UsageError(f"{output} holds other results; choose another -o, or give --overwrite")
+
+
+def _discard(run_dir: Path) -> None:
+    """Remove an earlier launch's journals and manifest, and the folder if nothing else is in it."""
+    for path in sorted(run_dir.glob("*")):
+        if path.suffix in (".jnl", ".json"):
+            path.unlink()
+
+
+def _launch_info(
+    config: RunConfig, env: LaunchEnv, split: Split, hosts: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "started_at_unix_s": int(time.time()),
+        "argv": sys.argv[1:],
+        "split": str(split),
+        "num_ranks": len(hosts),
+        "hosts": sorted(set(hosts)),
+        "rank0_host": socket.gethostname(),
+        "launcher": env.launcher,
+        "job_id": env.job_id,
+        "slurm": env.slurm,
+        "config": {name: getattr(config, name) for name in config.__struct_fields__},
+    }

@@ -1,0 +1,97 @@
+"""The life of a run on one rank, from the plan to the results file. Collective over the world."""
+
+import logging
+import time
+
+from janus_hpc.comm.world import World
+from janus_hpc.config import RunConfig
+from janus_hpc.engine.answer import answer
+from janus_hpc.engine.device import choose_device_kind
+from janus_hpc.engine.finish import finish_run
+from janus_hpc.engine.parts import load_part
+from janus_hpc.engine.plan import RunPlan
+from janus_hpc.engine.prepare import AlreadyComplete, prepare
+from janus_hpc.engine.setup import make_setup
+from janus_hpc.engine.signals import StopFlag
+from janus_hpc.errors import ExitCode, JanusError
+from janus_hpc.launch import LaunchEnv, check_world
+from janus_hpc.log import setup_logging
+from janus_hpc.weights.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
+    """Answer every row of the prompts file. Collective over the world; returns the same on every rank.
+
+    Errors: UsageError on every rank alike before any work; others end the job through the caller's guard.
+    """
+    check_world(env, world.world_size, world.library_version)
+    with StopFlag(lambda: world.abort(int(ExitCode.INTERRUPTED))).installed() as stop:
+        plan = _agree_on_plan(world, env, config)
+        if isinstance(plan, AlreadyComplete):
+            if world.world_rank == 0:
+                log.info("%s is complete already: %d rows", plan.output, plan.num_rows)
+            return ExitCode.ROWS_FAILED if plan.num_failed else ExitCode.OK
+        return _run(world, env, plan, stop)
+
+
+def _agree_on_plan(world: World, env: LaunchEnv, config: RunConfig) -> RunPlan | AlreadyComplete:
+    """Rank 0 prepares, everybody receives; an error on rank 0 is everybody's."""
+    plan: RunPlan | AlreadyComplete | None = None
+    error: Exception | None = None
+    device = _agree_on_device(world, config)
+    if world.world_rank == 0:
+        try:
+            plan = prepare(config, env, world.node_ids, world.hosts, device)
+        except JanusError as problem:
+            error = problem
+    world.agree(error)
+    received: RunPlan | AlreadyComplete = world.bcast(plan)
+    return received
+
+
+def _agree_on_device(world: World, config: RunConfig) -> str:
+    """The device kind every rank can have; `auto` takes cuda only where all ranks see a GPU."""
+    error: Exception | None = None
+    kind = "cpu"
+    try:
+        kind = choose_device_kind(config.device)
+    except JanusError as problem:
+        error = problem
+    world.agree(error)
+    return "cuda" if all(its == "cuda" for its in world.allgather(kind)) else "cpu"
+
+
+def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCode:
+    config = plan.config
+    topology = world.topology(plan.roles)
+    setup_logging(world.label, console=world.world_rank == 0)
+    if world.world_rank == 0:
+        log.info(
+            "split %s (%s), dtype %s on %s", plan.split, plan.split_why, plan.dtype, plan.device
+        )
+        log.info("model %s, results %s", plan.model_dir, plan.output)
+        if plan.num_resumed:
+            log.info("resuming: %d of %d rows are done", plan.num_resumed, plan.num_rows)
+    with Checkpoint(plan.model_dir) as checkpoint:
+        setup = make_setup(
+            world=world,
+            env=env,
+            topology=topology,
+            spec=plan.spec,
+            reader=checkpoint,
+            device_kind=plan.device,
+            dtype=plan.dtype,
+            max_context=plan.max_context,
+            config=config,
+        )
+        part = load_part(setup)
+    world.barrier()
+    if world.world_rank == 0 and part.exchange is not None:
+        log.info("exchange: %s (%s)", part.exchange.kind, part.exchange.why)
+    started_s = time.monotonic()
+    headers = answer(world, plan, part, stop)
+    seconds = time.monotonic() - started_s
+    stopped = any(header.stop for header in headers)
+    return finish_run(world, plan, setup, part, seconds, stopped)

@@ -1,0 +1,35 @@
+"""Signals turned into a flag that travels in step headers, so that all ranks stop at the same step border."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopFlag:
+    """Set by the first signal; `on_repeat` is called at the second SIGINT, for users who insist."""
+
+    def __init__(self, on_repeat: Callable[[], None]) -> None:
+        self.signal_name = ""
+        self._on_repeat = on_repeat
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for on this rank."""
+        return bool(self.signal_name)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_name and number == signal.SIGINT:
+            self._on_repeat()
+        self.signal_name = signal.Signals(number).name
+
+    @contextmanager
+    def installed(self) -> Iterator["StopFlag"]:
+        """Handle the stop signals inside the block; the former handlers come back after it."""
+        former = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""The expert side of a MoE layer: gate, placement, expert computation."""

@@ -1,0 +1,1 @@
+"""Model families: names and shapes over shared layers, and the parts each role runs."""

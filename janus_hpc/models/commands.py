@@ -1,0 +1,45 @@
+"""`janus-hpc model`: look at a model folder. No MPI, no weights read."""
+
+import json
+from pathlib import Path
+
+import click
+
+from janus_hpc.models.registry import IGNORED_TENSORS, load_spec
+from janus_hpc.models.spec import GqaSpec
+
+
+@click.group()
+def model() -> None:
+    """Look at model folders."""
+
+
+@model.command()
+@click.argument("model_dir", type=click.Path(path_type=Path))
+@click.option("--check/--no-check", default=True, help="compare the tensor headers, too")
+def inspect(model_dir: Path, check: bool) -> None:
+    """Print a model's shape as JSON, after checking every tensor's presence and shape."""
+    spec = load_spec(model_dir)
+    if check:
+        from janus_hpc.weights.checkpoint import Checkpoint
+
+        with Checkpoint(model_dir) as checkpoint:
+            checkpoint.check(spec.all_tensors(), IGNORED_TENSORS)
+    moe = spec.moe
+    shape = {
+        "architecture": spec.architecture,
+        "attention": "gqa" if isinstance(spec.attention, GqaSpec) else "mla",
+        "layers": spec.num_layers,
+        "sparse_layers": len(spec.sparse_layers),
+        "hidden": spec.hidden,
+        "vocabulary": spec.vocab,
+        "context": spec.max_context,
+        "experts": moe.num_experts,
+        "experts_per_token": moe.top_k,
+        "expert_width": moe.width,
+        "dtype": spec.stored_dtype,
+        "attention_parameters": spec.num_attention_params(),
+        "expert_parameters": spec.num_expert_params(),
+        "kv_numbers_per_token": spec.attention.kv_width() * spec.num_layers,
+    }
+    click.echo(json.dumps(shape, indent=1))

@@ -1,0 +1,1 @@
+"""How many ranks take which role. Pure: imports neither MPI nor torch."""

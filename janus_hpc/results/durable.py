@@ -1,0 +1,33 @@
+"""Files that are either whole or absent after a crash: written aside, synced, renamed, folder
+synced.
+"""
+
+import os
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace_synced(aside: Path, path: Path) -> None:
+    """Syncs `aside`, renames it to `path` and syncs the folder. Raises OSError."""
+    fd = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes `data` as the whole content of `path`. Raises OSError."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_bytes(data)
+    replace_synced(aside, path)

@@ -1,0 +1,154 @@
+"""Merges the journals of a finished run into one results file: streaming, each row once, in input
+order.
+ Written aside, verified and renamed, so that the file is whole or absent. For one process; needs no
+MPI.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+import janus_hpc
+from janus_hpc.core import RowResult
+from janus_hpc.errors import JanusError, JournalError
+from janus_hpc.results.attributes import write_attributes
+from janus_hpc.results.durable import replace_synced
+from janus_hpc.results.schema import SCHEMA_NAME, SCHEMA_VERSION
+from janus_hpc.results.sources import Chosen, RecordReader, choose_records, count_unequal
+from janus_hpc.results.stats import RunStats
+from janus_hpc.results.verify import verify
+from janus_hpc.results.writer import RowsWriter, write_stats
+
+_ROWS_PER_PROGRESS = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeReport:
+    """What a merge found. `num_unequal` duplicates had other tokens than the record that was
+    kept.
+    """
+
+    num_rows: int
+    num_failed: int
+    num_samples: int
+    num_duplicates: int
+    num_unequal: int
+    torn_bytes: int
+
+
+class _Taken(NamedTuple):
+    result: RowResult
+    launch: int
+    world_rank: int
+
+
+def merge(
+    run_dir: Path,
+    out_path: Path,
+    num_rows: int,
+    fingerprint: bytes,
+    attrs: Mapping[str, Any],
+    *,
+    stats: RunStats | None = None,
+    chat: npt.NDArray[np.bool_] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> MergeReport:
+    """Writes `out_path` from all journals in `run_dir`; the same journals and arguments give the
+    same bytes. `attrs` become attributes of the file, nested ones as JSON text; `chat` bool
+    [num_rows] says which prompts were messages; `progress` is told the rows written. Raises
+    JournalError if rows are missing or a journal is damaged, JanusError if the file cannot be
+    written or does not verify.
+    """
+    chosen = choose_records(run_dir, num_rows, fingerprint)
+    _refuse_missing(run_dir, chosen)
+    aside = out_path.with_name(f"{out_path.name}.tmp")
+    try:
+        report = _write(
+            aside, chosen, attrs=attrs, stats=stats or RunStats(), chat=chat, progress=progress
+        )
+        _refuse_damaged(aside, report)
+        replace_synced(aside, out_path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise JanusError(f"{out_path}: cannot write the results: {error}") from None
+    return report
+
+
+def _refuse_missing(run_dir: Path, chosen: Chosen) -> None:
+    num_missing = chosen.num_missing()
+    if num_missing:
+        first = int(np.flatnonzero(chosen.journal < 0)[0])
+        raise JournalError(
+            f"{run_dir}: {num_missing} of {len(chosen.journal)} rows are not finished, the first on"
+            f" line {first + 1}; resume the run to finish them"
+        )
+
+
+def _write(
+    aside: Path,
+    chosen: Chosen,
+    *,
+    attrs: Mapping[str, Any],
+    stats: RunStats,
+    chat: npt.NDArray[np.bool_] | None,
+    progress: Callable[[int], None] | None,
+) -> MergeReport:
+    rows_per_launch: Counter[int] = Counter()
+    with (
+        RecordReader(chosen.journals) as reader,
+        h5py.File(aside, "w", libver=("v110", "v110"), locking="best-effort") as file,
+    ):
+        rows = RowsWriter(file)
+        for taken in _taken(chosen, reader):
+            is_chat = chat is not None and bool(chat[taken.result.index])
+            rows.add(taken.result, launch=taken.launch, world_rank=taken.world_rank, chat=is_chat)
+            rows_per_launch[taken.launch] += 1
+            if progress is not None and rows.num_rows % _ROWS_PER_PROGRESS == 0:
+                progress(rows.num_rows)
+        rows.finish()
+        write_stats(file, stats, rows_per_launch)
+        report = MergeReport(
+            num_rows=rows.num_rows,
+            num_failed=rows.num_failed,
+            num_samples=rows.num_samples,
+            num_duplicates=len(chosen.duplicate_rows),
+            num_unequal=count_unequal(chosen, reader),
+            torn_bytes=chosen.torn_bytes,
+        )
+        write_attributes(file, {**attrs, **_own_attributes(report)})
+    return report
+
+
+def _taken(chosen: Chosen, reader: RecordReader) -> Iterator[_Taken]:
+    for row in range(len(chosen.journal)):
+        position = int(chosen.journal[row])
+        result = reader.read(position, int(chosen.offset[row]))
+        assert result.index == row, f"{result.index=} {row=}"
+        journal = chosen.journals[position]
+        yield _Taken(result, journal.launch, journal.world_rank)
+
+
+def _own_attributes(report: MergeReport) -> dict[str, Any]:
+    return {
+        "schema_name": SCHEMA_NAME,
+        "schema_version": SCHEMA_VERSION,
+        "janus_version": janus_hpc.__version__,
+        "num_rows": report.num_rows,
+        "num_failed": report.num_failed,
+        "num_samples": report.num_samples,
+        "num_duplicates": report.num_duplicates,
+        "num_unequal_duplicates": report.num_unequal,
+    }
+
+
+def _refuse_damaged(aside: Path, report: MergeReport) -> None:
+    verified = verify(aside)
+    if verified.findings:
+        raise JanusError(f"{aside}: written wrongly: {verified.findings[0]}")
+    assert verified.num_rows == report.num_rows, f"{verified.num_rows=} {report.num_rows=}"

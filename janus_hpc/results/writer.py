@@ -1,0 +1,168 @@
+"""Writes the groups of the results file, one row after the other, in input order. Knows nothing of
+journals.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import msgspec
+import numpy as np
+
+from janus_hpc.core import RowResult, SampleResult, TokenLogprobs
+from janus_hpc.results.columns import Column, Offsets, Ragged, write_array
+from janus_hpc.results.schema import (
+    FINISH_REASONS,
+    LAYER_ARRAYS,
+    STATUS_NAMES,
+    TABLES,
+    TOP_OFFSETS,
+    TOP_VALUES,
+)
+from janus_hpc.results.stats import BatchStats, LayerStats, RunStats, tpot_s, ttft_s
+
+_FINISH_CODES = {name: code for code, name in enumerate(FINISH_REASONS)}
+
+
+class _Table:
+    """The columns of one group; a subclass says what an item adds to them."""
+
+    def __init__(self, file: h5py.File, name: str) -> None:
+        columns, ragged = TABLES[name]
+        self.group = file.create_group(name)
+        self.columns = {key: Column(self.group, key, dtype) for key, dtype in columns.items()}
+        self.ragged = {key: Ragged(self.group, key, dtype) for key, dtype in ragged.items()}
+
+    def add(self, columns: dict[str, Any], ragged: dict[str, Any]) -> None:
+        """Adds one item; every column must be named."""
+        assert columns.keys() == self.columns.keys(), f"{columns.keys()=}"
+        assert ragged.keys() == self.ragged.keys(), f"{ragged.keys()=}"
+        for key, value in columns.items():
+            self.columns[key].append(value)
+        for key, values in ragged.items():
+            self.ragged[key].append(values)
+
+    def finish(self) -> None:
+        for column in self.columns.values():
+            column.finish()
+        for ragged in self.ragged.values():
+            ragged.finish()
+
+
+class _TopLogprobs:
+    """The best tokens at every position that has log probabilities."""
+
+    def __init__(self, group: h5py.Group) -> None:
+        self._offsets = Offsets(group, TOP_OFFSETS)
+        self._ids, self._logprobs = (Column(group, name, TOP_VALUES[name]) for name in TOP_VALUES)
+
+    def append(self, position: TokenLogprobs) -> None:
+        assert len(position.top_ids) == len(position.top_logprobs), f"{position=}"
+        self._offsets.append_count(len(position.top_ids))
+        self._ids.extend(position.top_ids)
+        self._logprobs.extend(position.top_logprobs)
+
+    def finish(self) -> None:
+        for column in (self._offsets, self._ids, self._logprobs):
+            column.finish()
+
+
+class RowsWriter:
+    """The groups `rows` and `samples`."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.num_rows = 0
+        self.num_failed = 0
+        self.num_samples = 0
+        self._rows = _Table(file, "rows")
+        self._sample_offsets = Offsets(self._rows.group, "sample_offsets")
+        self._rows.group.attrs["status_names"] = np.array(STATUS_NAMES, "S")
+        self._samples = _Table(file, "samples")
+        self._samples.group.attrs["finish_reason_names"] = np.array(FINISH_REASONS, "S")
+        self._top = _TopLogprobs(self._samples.group)
+
+    def add(self, result: RowResult, *, launch: int, world_rank: int, chat: bool) -> None:
+        """Adds the next row: `result.index` rises by one with each."""
+        assert result.index == self.num_rows, f"{result.index=} {self.num_rows=}"
+        error = result.error
+        self._rows.add(
+            {
+                "index": result.index,
+                "line": result.index + 1,
+                "status": int(error is not None),
+                "chat": int(chat),
+                "launch": launch,
+                "world_rank": world_rank,
+                "error_line": 0 if error is None else error.line,
+            },
+            {
+                "id": result.id.encode(),
+                "error_field": b"" if error is None else error.field.encode(),
+                "error_reason": b"" if error is None else error.reason.encode(),
+                "prompt_token_ids": result.prompt_token_ids,
+            },
+        )
+        self._sample_offsets.append_count(len(result.samples))
+        for sample in result.samples:
+            self._add_sample(result.index, sample)
+        self.num_rows += 1
+        self.num_failed += error is not None
+
+    def _add_sample(self, row: int, sample: SampleResult) -> None:
+        times = sample.token_times_s
+        reason = sample.stop_reason
+        logprobs = sample.logprobs
+        self._samples.add(
+            {
+                "row": row,
+                "finish_reason": _FINISH_CODES[sample.finish_reason],
+                "logprobs_present": int(logprobs is not None),
+                "ttft_s": ttft_s(times),
+                "tpot_s": tpot_s(times),
+            },
+            {
+                "text": sample.text.encode(),
+                "stop_reason": b"" if reason is None else msgspec.json.encode(reason),
+                "token_ids": sample.token_ids,
+                "token_times_s": times,
+                "logprobs": [position.chosen for position in logprobs or ()],
+            },
+        )
+        for position in logprobs or ():
+            self._top.append(position)
+        self.num_samples += 1
+
+    def finish(self) -> None:
+        """Writes what is left."""
+        self._rows.finish()
+        self._sample_offsets.finish()
+        self._samples.finish()
+        self._top.finish()
+
+
+def write_stats(file: h5py.File, stats: RunStats, rows_per_launch: dict[int, int]) -> None:
+    """Writes the groups `batches`, `layers` and `launches`."""
+    _write_batches(file, stats.batches)
+    _write_layers(file, stats.layers)
+    launches = _Table(file, "launches")
+    for launch in stats.launches:
+        num_rows = rows_per_launch.get(launch.number, 0)
+        info = msgspec.json.encode(launch.info, order="sorted")
+        launches.add({"number": launch.number, "num_rows": num_rows}, {"info": info})
+    launches.finish()
+
+
+def _write_batches(file: h5py.File, batches: Sequence[BatchStats]) -> None:
+    table = _Table(file, "batches")
+    for batch in batches:
+        columns = {key: getattr(batch, key) for key in table.columns}
+        table.add(columns, {key: getattr(batch, key).encode() for key in table.ragged})
+    table.finish()
+
+
+def _write_layers(file: h5py.File, layers: LayerStats | None) -> None:
+    group = file.create_group("layers")
+    group.attrs["num_steps"] = 0 if layers is None else layers.num_steps
+    for name, dtype in LAYER_ARRAYS.items():
+        empty = np.zeros((0, 0) if name == "expert_activations" else (0,), np.dtype(dtype))
+        write_array(group, name, dtype, empty if layers is None else getattr(layers, name))

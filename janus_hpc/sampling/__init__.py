@@ -1,0 +1,1 @@
+"""From logits to tokens, from tokens to text, and when to stop. Knows nothing of models or MPI."""

@@ -1,0 +1,58 @@
+"""Options: one list for flags and job files, with messages that name file, key and the valid ones."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from janus_hpc import config
+from janus_hpc.cli import cli
+from janus_hpc.errors import UsageError
+
+
+def test_a_flag_overrides_the_job_file(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text('prompts = "rows.jsonl"\nsplit = "1a3e"\nmax_tokens = 5\n')
+    loaded = config.load(job, {"max_tokens": 7})
+    assert loaded.max_tokens == 7
+    assert loaded.split == "1a3e"
+    assert loaded.prompts == str(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('prompts = "x"\nsplitt = "1a1e"\n', "unknown key 'splitt'; valid keys are "),
+        ('prompts = "x"\nmax_tokens = "7"\n', "$.max_tokens"),
+        ('prompts = "x"\nmax_tokens = 0\n', "$.max_tokens"),
+        ('prompts = "x"\ndevice = "tpu"\n', "$.device"),
+        ("prompts = ", "cannot be read as TOML"),
+        ("split = 'auto'\n", "no prompts file given"),
+    ],
+)
+def test_mistakes_in_a_job_file_are_named(tmp_path: Path, text: str, expected: str) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        config.load(job, {})
+    assert expected in str(caught.value)
+
+
+def test_every_key_is_a_flag() -> None:
+    shown = CliRunner().invoke(cli, ["infer", "--help"]).output
+    for name in config.RunConfig.__struct_fields__:
+        assert name == "prompts" or f"--{name.replace('_', '-')}" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("512MB", 512_000_000), ("2GiB", 2 << 30), ("1000", 1000), ("1.5 kb", 1500)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert config.parse_bytes(text, "--kv-memory") == expected
+
+
+@pytest.mark.parametrize("text", ["", "GB", "12parsecs", "nan", "inf GB"])
+def test_bad_sizes_are_named(text: str) -> None:
+    with pytest.raises(UsageError, match="--kv-memory: expected a size"):
+        config.parse_bytes(text, "--kv-memory")
