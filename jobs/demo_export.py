@@ -95,6 +95,7 @@ def write_weights(net: Net, folder: Path) -> None:
     for i, shard in enumerate(shards, start=1):
         file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file_name, metadata={"format": "pt"})
+        (folder / file_name).chmod(0o644)  # save_file leaves it to the owner alone
         weight_map |= dict.fromkeys(shard, file_name)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(folder / "model.safetensors.index.json", index)

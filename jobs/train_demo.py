@@ -25,6 +25,8 @@ from demo_tokenizer import build_tokenizer
 from torch import Tensor
 
 WARMUP_STEPS = 200
+HORIZON_STEPS = 7000
+RAMP_STEPS = 1500
 BALANCE_WEIGHT = 0.01
 WEIGHT_DECAY = 0.05
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -36,22 +38,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for the finished model")
     parser.add_argument("--checkpoint", type=Path, help="file to write now and then, and resume")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--eval-steps", type=int, default=500)
+    parser.add_argument("--eval-steps", type=int, default=250)
     parser.add_argument("--stop-at", type=int, help="end after this step, as a killed run would")
     return parser.parse_args()
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
-    """Return a linear warm-up followed by a cosine to a hundredth of the peak."""
+    """Return a linear warm-up, then a cosine over HORIZON_STEPS, then a ramp to zero at the end."""
     if step < WARMUP_STEPS:
         return peak * (step + 1) / WARMUP_STEPS
-    done = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    done = (step - WARMUP_STEPS) / (HORIZON_STEPS - WARMUP_STEPS)
+    cosine = peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+    return cosine * min(1.0, (num_steps - step) / RAMP_STEPS)
 
 
 def make_optimizer(net: Net) -> torch.optim.AdamW:

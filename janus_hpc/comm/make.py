@@ -61,7 +61,7 @@ def make_exchange(
     group = world.comm.Get_group().Incl(list(active))
     comm = world.comm.Create_group(group, _GROUP_TAG)
     group.Free()
-    policy = make_policy(timeout_s, oversubscribed=world.oversubscribed)
+    policy = make_policy(timeout_s, ranks_per_core=world.ranks_per_core)
     if kind == "host":
         return HostExchange(comm, peers, sizes, policy, "asked for")
     if not topology.same_node(active):

@@ -35,18 +35,20 @@ class WaitPolicy:
     timeout_s: float = inf
     num_spins: int = 20
     yield_s: float = 5e-3
-    min_sleep_s: float = 50e-6
+    min_sleep_s: float = 10e-6
     max_sleep_s: float = 1e-3
 
 
-def make_policy(timeout_s: float = inf, *, oversubscribed: bool) -> WaitPolicy:
-    """The policy of a node: with more ranks than cores a waiting rank soon gets out of the way.
+def make_policy(timeout_s: float = inf, *, ranks_per_core: float) -> WaitPolicy:
+    """The policy of a node: the more ranks share a core, the sooner a waiting one sleeps.
 
-    There, yielding ranks would be scheduled in turn with those that compute, so sleeps start early.
+    A yield is quickest where few wait; where many do, they are scheduled in turn with each other
+    and keep those that compute from the core.
     """
-    if oversubscribed:
-        return WaitPolicy(timeout_s=timeout_s, num_spins=2, yield_s=0.2e-3)
-    return WaitPolicy(timeout_s=timeout_s)
+    if ranks_per_core <= 1:
+        return WaitPolicy(timeout_s=timeout_s)
+    yield_s = 1e-3 if ranks_per_core <= 2 else 0.1e-3
+    return WaitPolicy(timeout_s=timeout_s, num_spins=2, yield_s=yield_s)
 
 
 def wait_until(

@@ -42,7 +42,7 @@ class World:
         """Take COMM_WORLD and learn which ranks share memory. Collective over the world."""
         comm = MPI.COMM_WORLD
         # All ranks are inside MPI before the first blocking call, which then spins but briefly.
-        policy = make_policy(oversubscribed=True)
+        policy = WaitPolicy(num_spins=2, yield_s=0.1e-3)
         barrier(comm, policy)
         node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
         leader = bcast_object(node_comm, comm.rank, policy)
@@ -62,7 +62,7 @@ class World:
             hosts=hosts,
             local_ranks=local_ranks,
             num_cores=num_cores,
-            policy=make_policy(oversubscribed=node_comm.size > num_cores),
+            policy=make_policy(ranks_per_core=node_comm.size / num_cores),
             label=f"rank {comm.rank}@{hostname}",
         )
 
@@ -92,9 +92,9 @@ class World:
         return self.node_comm.size
 
     @property
-    def oversubscribed(self) -> bool:
-        """Whether this node has more ranks than cores."""
-        return self.num_local > self.num_cores
+    def ranks_per_core(self) -> float:
+        """Ranks of this node over its cores; above 1 they take turns."""
+        return self.num_local / self.num_cores
 
     @property
     def library_version(self) -> str:

@@ -26,6 +26,4 @@ class GatedMlp:
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         gate_TI, up_TI = self.ops.linear(x_TD, self.gate_up).split(self.width, dim=1)
-        return self.ops.linear(
-            self.ops.silu_mul(gate_TI.contiguous(), up_TI.contiguous()), self.down
-        )
+        return self.ops.linear(self.ops.silu_mul(gate_TI, up_TI), self.down)

@@ -1,6 +1,7 @@
 """The `results` commands: verify and export. Errors pass through to the door that runs them."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -48,7 +49,7 @@ def verify_command(file: Path) -> None:
 def export_command(file: Path, to: str, output: Path | None, timing: bool) -> None:
     """Write the rows of FILE as JSON lines, OpenAI batch output lines or Parquet."""
     if output is None:
-        export(file, to, click.get_binary_stream("stdout"), timing)
+        export(file, to, sys.stdout.buffer, timing)
     else:
         _export_to_file(file, to, output, timing)
 

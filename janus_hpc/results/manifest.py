@@ -88,7 +88,10 @@ def check_resume(old: Fingerprint, new: Fingerprint) -> None:
     ]
     if differing:
         lines = "\n".join(differing)
-        raise UsageError(f"this run cannot be resumed, since it would give other answers:\n{lines}")
+        raise UsageError(
+            "the run begun here cannot be resumed, since it would give other answers;"
+            f" restore what differs or name another output file:\n{lines}"
+        )
 
 
 def _shown(fields: Fingerprint, name: str) -> str:

@@ -26,6 +26,8 @@ from janus_hpc.results.verify import verify
 from janus_hpc.results.writer import RowsWriter, write_stats
 
 _ROWS_PER_PROGRESS = 1 << 14
+# The oldest format whose metadata carries checksums throughout.
+_LIBVER = ("v110", "v110")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def _write(
     rows_per_launch: Counter[int] = Counter()
     with (
         RecordReader(chosen.journals) as reader,
-        h5py.File(aside, "w", libver=("v110", "v110"), locking="best-effort") as file,
+        h5py.File(aside, "w", libver=_LIBVER, locking="best-effort", rdcc_nbytes=0) as file,
     ):
         rows = RowsWriter(file)
         for taken in _taken(chosen, reader):

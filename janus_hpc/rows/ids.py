@@ -11,21 +11,25 @@ import msgspec
 from janus_hpc.core import Row
 
 RowId = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
+_ABSENT = msgspec.Raw(b"null")
+
+
+class _Ids(msgspec.Struct):
+    id: RowId = None
+    custom_id: RowId = None
 
 
 class _Body(msgspec.Struct):
-    messages: msgspec.Raw | None = None
+    messages: msgspec.Raw = _ABSENT
 
 
-class _IdFields(msgspec.Struct):
-    id: RowId = None
-    custom_id: RowId = None
-    messages: msgspec.Raw | None = None
-    body: msgspec.Raw | None = None
+class _IdsAndBody(_Ids):
+    messages: msgspec.Raw = _ABSENT
+    body: _Body | None = None
 
 
-_decode_fields = msgspec.json.Decoder(_IdFields).decode
-_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_ids = msgspec.json.Decoder(_Ids).decode
+_decode_ids_and_body = msgspec.json.Decoder(_IdsAndBody).decode
 _NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -46,23 +50,23 @@ def row_id(line_bytes: bytes, index: int) -> tuple[str, bool, bool]:
     A line that cannot be read, or whose id is no id, has the default one. Never raises.
     """
     try:
-        fields = _decode_fields(line_bytes)
+        fields, chat = _decode(line_bytes)
     except _NOT_READABLE:
         return default_id(index), False, False
     given = fields.custom_id if fields.custom_id is not None else fields.id
-    has_messages = fields.messages is not None or _body_has_messages(fields.body)
     if given is None or not is_valid_id(given):
-        return default_id(index), False, has_messages
-    return str(given), True, has_messages
+        return default_id(index), False, chat
+    return str(given), True, chat
 
 
-def _body_has_messages(body: msgspec.Raw | None) -> bool:
-    if body is None:
-        return False
+def _decode(line_bytes: bytes) -> tuple[_Ids, bool]:
     try:
-        return _decode_body(body).messages is not None
-    except _NOT_READABLE:
-        return False
+        fields = _decode_ids_and_body(line_bytes)
+    except msgspec.ValidationError:
+        # A body of another type must not cost the row its id.
+        return _decode_ids(line_bytes), False
+    messages = fields.messages if fields.body is None else fields.body.messages
+    return fields, bytes(messages) != b"null"
 
 
 def hash_id(id_text: str) -> int:

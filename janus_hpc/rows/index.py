@@ -14,12 +14,19 @@ import numpy as np
 
 from janus_hpc.errors import UsageError
 from janus_hpc.rows.ids import default_id, hash_id, row_id
-from janus_hpc.rows.index_file import DUPLICATE, HEADER_BYTES, RECORD, IndexHeader, InputIndex
+from janus_hpc.rows.index_file import (
+    DUPLICATE,
+    HEADER_BYTES,
+    PACK_RECORD,
+    RECORD,
+    IndexHeader,
+    InputIndex,
+)
 from janus_hpc.rows.parse import MAX_LINE_BYTES, strip_line
 
 __all__ = ["InputIndex", "build_index"]
 
-_ROWS_PER_BLOCK = 1 << 16
+_ROWS_PER_PROGRESS = 1 << 16
 _READ_BYTES = 1 << 20
 
 
@@ -74,7 +81,7 @@ def build_index(
     """
     aside = index_path.with_name(f"{index_path.name}.tmp")
     try:
-        with _open_input(path) as source, aside.open("w+b") as out:
+        with _open_input(path) as source, aside.open("w+b", buffering=_READ_BYTES) as out:
             header = _write_records(source, out, progress)
             pairs = _find_duplicates(source, out, header)
             _finish(out, header, pairs)
@@ -103,27 +110,15 @@ def _write_records(
     """
     lines = _LineReader(source)
     out.seek(HEADER_BYTES)
-    block = np.zeros(_ROWS_PER_BLOCK, RECORD)
-    num_lines = num_rows = rows_end = 0
-    last_was_row = False
-    for line in lines:
-        if last_was_row:
-            rows_end = line.offset
-        at = num_lines % _ROWS_PER_BLOCK
-        block[at] = (line.offset, line.id_hash, line.chat)
-        num_lines += 1
-        last_was_row = not line.blank
-        if last_was_row:
-            num_rows = num_lines
-        if at + 1 == _ROWS_PER_BLOCK:
-            out.write(block.tobytes())
-            if progress is not None:
-                progress(num_rows)
-    out.write(block[: num_lines % _ROWS_PER_BLOCK].tobytes())
-    if last_was_row:
-        rows_end = lines.end_offset
+    num_rows = rows_end = 0
+    for number, line in enumerate(lines, start=1):
+        out.write(PACK_RECORD(line.offset, line.id_hash, line.chat))
+        if not line.blank:
+            num_rows, rows_end = number, lines.end_offset
+        if progress is not None and number % _ROWS_PER_PROGRESS == 0:
+            progress(num_rows)
     out.seek(HEADER_BYTES + num_rows * RECORD.itemsize)
-    out.write(np.array([(rows_end, 0, False)], RECORD).tobytes())
+    out.write(PACK_RECORD(rows_end, 0, False))
     out.truncate()
     out.flush()
     return IndexHeader(

@@ -3,6 +3,7 @@
 the end of the last row, then one pair (row, first line) for every duplicate. Little-endian.
 """
 
+import struct
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from janus_hpc.errors import UsageError
 
 HEADER_BYTES = 256
 RECORD = np.dtype([("offset", "<u8"), ("id_hash", "<u8"), ("chat", "?")])
+PACK_RECORD = struct.Struct("<QQ?").pack
 DUPLICATE = np.dtype([("row", "<u8"), ("first_line", "<u8")])
 
 

@@ -1,0 +1,282 @@
+"""The operations in C on the CPU: thin calls through ctypes, which gives up the interpreter lock meanwhile.
+
+Every result row depends on its own input row alone, to the bit; native/*.h say how.
+"""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from janus_hpc.kernels.ops import PackedExperts, PackedLinear
+
+LANES = 16
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+_P, _L, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_SIGNATURES = {
+    "janus_pack": [_P, _L, _L, _L, _I, _P, _L],
+    "janus_linear": [_P, _L, _L, _P, _I, _L, _L, _P, _P, _L, _I],
+    "janus_experts": [
+        _P, _L, _L, _L, _P, _P, _P, _P, _I, _L, _L, _L, _P, _P, _P, _P, _P, _I,
+    ],
+    "janus_attention": [
+        _P, _P, _P, _P, _I, _P, _L, _P, _P, _L, _L, _L, _L, _L, _L, _F, _P, _P, _P, _I,
+    ],
+    "janus_route": [_P, _L, _L, _L, _I, _F, _L, _L, _P, _P, _P, _P, _I],
+    "janus_rms_norm": [_P, _L, _P, _P, _P, _L, _L, _F, _P, _I],
+    "janus_rope": [_P, _L, _L, _P, _P, _L, _L, _L, _I, _I],
+    "janus_silu_mul": [_P, _L, _P, _L, _L, _L, _P, _I],
+}  # fmt: skip
+
+
+def _padded(count: int) -> int:
+    return -(-count // LANES) * LANES
+
+
+class NativeOps:
+    """See `Ops`. `num_threads` is the most a call may use."""
+
+    why = ""
+
+    def __init__(self, library: Path, num_threads: int) -> None:
+        self.num_threads = num_threads
+        self._lib = ctypes.CDLL(str(library))
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(self._lib, name)
+            function.argtypes = arguments
+            function.restype = None
+        self._lib.janus_isa.restype = ctypes.c_char_p
+        self._lib.janus_attention_scratch.argtypes = [_L, _L]
+        self._lib.janus_attention_scratch.restype = _L
+        self.name = f"native-{self._lib.janus_isa().decode()}"
+
+    def packed_numel(self, num_out: int, num_in: int) -> int:
+        return _padded(num_out) * num_in
+
+    def pack_linear(self, w_NK: Tensor, out: Tensor | None = None) -> PackedLinear:
+        num_out, num_in = w_NK.shape
+        if out is None:
+            out = torch.empty(self.packed_numel(num_out, num_in), dtype=w_NK.dtype)
+        assert out.numel() == self.packed_numel(num_out, num_in) and out.is_contiguous()
+        self._pack(w_NK.to(out.dtype), out, LANES * num_in)
+        return PackedLinear(out, num_out, num_in)
+
+    def linear(self, x_TK: Tensor, w: PackedLinear, bias_N: Tensor | None = None) -> Tensor:
+        num_rows = x_TK.shape[0]
+        assert x_TK.shape[1] == w.num_in and x_TK.stride(1) == 1 and x_TK.dtype == torch.float32
+        y_TN = torch.empty((num_rows, w.num_out))
+        self._lib.janus_linear(
+            x_TK.data_ptr(),
+            x_TK.stride(0),
+            num_rows,
+            w.data.data_ptr(),
+            DTYPES[w.data.dtype],
+            w.num_out,
+            w.num_in,
+            None if bias_N is None else bias_N.data_ptr(),
+            y_TN.data_ptr(),
+            w.num_out,
+            self.num_threads,
+        )
+        return y_TN
+
+    def unpack_rows(self, w: PackedLinear, ids_T: Tensor) -> Tensor:
+        return w.data.view(-1, w.num_in, LANES)[ids_T // LANES, :, ids_T % LANES]
+
+    def alloc_experts(
+        self, num_slots: int, hidden: int, inter: int, dtype: torch.dtype
+    ) -> PackedExperts:
+        gate_up = torch.empty(num_slots * 2 * _padded(inter) * hidden, dtype=dtype)
+        down = torch.empty(num_slots * _padded(hidden) * inter, dtype=dtype)
+        return PackedExperts(gate_up, down, num_slots, hidden, inter)
+
+    def pack_expert(
+        self, packed: PackedExperts, slot: int, gate_ID: Tensor, up_ID: Tensor, down_DI: Tensor
+    ) -> None:
+        gate_up = packed.gate_up.view(packed.num_slots, -1)[slot]
+        panel = LANES * packed.hidden
+        self._pack(gate_ID, gate_up, 2 * panel)
+        self._pack(up_ID, gate_up[panel:], 2 * panel)
+        self._pack(down_DI, packed.down.view(packed.num_slots, -1)[slot], LANES * packed.inter)
+
+    def _pack(self, w_NK: Tensor, out: Tensor, panel_elements: int) -> None:
+        w_NK = w_NK if w_NK.stride(1) == 1 else w_NK.contiguous()
+        assert w_NK.dtype == out.dtype, f"{w_NK.dtype=} {out.dtype=}"
+        num_out, num_in = w_NK.shape
+        self._lib.janus_pack(
+            w_NK.data_ptr(),
+            num_out,
+            num_in,
+            w_NK.stride(0),
+            DTYPES[out.dtype],
+            out.data_ptr(),
+            panel_elements,
+        )
+
+    def experts(
+        self,
+        x_TD: Tensor,
+        slots_TJ: Tensor,
+        weights_TJ: Tensor,
+        packed: PackedExperts,
+        out_TD: Tensor,
+    ) -> None:
+        num_rows, top_k = slots_TJ.shape
+        assert slots_TJ.dtype == torch.int32 and slots_TJ.is_contiguous()
+        assert weights_TJ.is_contiguous() and out_TD.is_contiguous() and x_TD.stride(1) == 1
+        assert out_TD.dtype == torch.float64 and x_TD.dtype == torch.float32
+        inner = torch.empty(num_rows * top_k * _padded(packed.inter))
+        entries = torch.empty(num_rows * top_k, dtype=torch.int32)
+        starts = torch.empty(packed.num_slots + 1, dtype=torch.int32)
+        carry = torch.empty(num_rows, dtype=torch.float64)
+        self._lib.janus_experts(
+            x_TD.data_ptr(),
+            x_TD.stride(0),
+            num_rows,
+            top_k,
+            slots_TJ.data_ptr(),
+            weights_TJ.data_ptr(),
+            packed.gate_up.data_ptr(),
+            packed.down.data_ptr(),
+            DTYPES[packed.gate_up.dtype],
+            packed.num_slots,
+            packed.hidden,
+            packed.inter,
+            out_TD.data_ptr(),
+            inner.data_ptr(),
+            entries.data_ptr(),
+            starts.data_ptr(),
+            carry.data_ptr(),
+            self.num_threads,
+        )
+
+    def paged_attention(
+        self,
+        q_THd: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        block_tables_SM: Tensor,
+        sequence_ids_T: Tensor,
+        positions_T: Tensor,
+        scale: float,
+    ) -> Tensor:
+        num_tokens, num_heads, head_dim = q_THd.shape
+        block_size, kv_heads, v_dim = v_cache.shape[1:]
+        assert q_THd.is_contiguous() and block_tables_SM.is_contiguous()
+        assert k_cache.stride(3) == 1 and v_cache.stride(3) == 1
+        out_THv = torch.empty((num_tokens, num_heads, v_dim))
+        runs = torch.empty(num_tokens + 1, dtype=torch.int32)
+        scratch = torch.empty(
+            self.num_threads * self._lib.janus_attention_scratch(head_dim, v_dim)
+        )
+        strides = (_L * 6)(*k_cache.stride()[:3], *v_cache.stride()[:3])
+        self._lib.janus_attention(
+            q_THd.data_ptr(),
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            strides,
+            DTYPES[k_cache.dtype],
+            block_tables_SM.data_ptr(),
+            block_tables_SM.shape[1],
+            sequence_ids_T.data_ptr(),
+            positions_T.data_ptr(),
+            num_tokens,
+            num_heads,
+            kv_heads,
+            head_dim,
+            v_dim,
+            block_size,
+            scale,
+            out_THv.data_ptr(),
+            runs.data_ptr(),
+            scratch.data_ptr(),
+            self.num_threads,
+        )
+        return out_THv
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        assert x.is_contiguous() and x.dtype == torch.float32 and weight.dtype == torch.float32
+        y = torch.empty_like(x)
+        dim = x.shape[-1]
+        num_rows = x.numel() // dim
+        self._lib.janus_rms_norm(
+            x.data_ptr(),
+            dim,
+            None,
+            None,
+            weight.data_ptr(),
+            num_rows,
+            dim,
+            eps,
+            y.data_ptr(),
+            self.num_threads,
+        )
+        return y
+
+    def rope(self, x_THd: Tensor, cos_Th: Tensor, sin_Th: Tensor, *, interleaved: bool) -> Tensor:
+        assert x_THd.stride(2) == 1 and cos_Th.is_contiguous() and sin_Th.is_contiguous()
+        num_tokens, num_heads, head_dim = x_THd.shape
+        self._lib.janus_rope(
+            x_THd.data_ptr(),
+            x_THd.stride(0),
+            x_THd.stride(1),
+            cos_Th.data_ptr(),
+            sin_Th.data_ptr(),
+            num_tokens,
+            num_heads,
+            head_dim // 2,
+            int(interleaved),
+            self.num_threads,
+        )
+        return x_THd
+
+    def silu_mul(self, gate_TI: Tensor, up_TI: Tensor) -> Tensor:
+        assert gate_TI.stride(1) == 1 and up_TI.stride(1) == 1
+        num_rows, dim = gate_TI.shape
+        y_TI = torch.empty((num_rows, dim))
+        self._lib.janus_silu_mul(
+            gate_TI.data_ptr(),
+            gate_TI.stride(0),
+            up_TI.data_ptr(),
+            up_TI.stride(0),
+            num_rows,
+            dim,
+            y_TI.data_ptr(),
+            self.num_threads,
+        )
+        return y_TI
+
+    def route_softmax_topk(
+        self,
+        logits_TE: Tensor,
+        top_k: int,
+        renormalize: bool,
+        scale: float,
+        *,
+        num_groups: int = 0,
+        topk_groups: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        assert logits_TE.is_contiguous()
+        num_rows, num_experts = logits_TE.shape
+        ids_TJ = torch.empty((num_rows, top_k), dtype=torch.int32)
+        weights_TJ = torch.empty((num_rows, top_k))
+        scratch = torch.empty(2 * num_experts * self.num_threads)
+        group_ids = torch.empty(num_experts * self.num_threads, dtype=torch.int32)
+        self._lib.janus_route(
+            logits_TE.data_ptr(),
+            num_rows,
+            num_experts,
+            top_k,
+            int(renormalize),
+            scale,
+            num_groups,
+            topk_groups,
+            ids_TJ.data_ptr(),
+            weights_TJ.data_ptr(),
+            scratch.data_ptr(),
+            group_ids.data_ptr(),
+            self.num_threads,
+        )
+        return ids_TJ, weights_TJ
