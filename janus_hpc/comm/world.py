@@ -11,7 +11,7 @@ from typing import Any
 from mpi4py import MPI
 
 from janus_hpc.comm.objects import allgather_objects, barrier, bcast_object, gather_objects
-from janus_hpc.comm.waits import WaitPolicy, make_policy
+from janus_hpc.comm.waits import WaitPolicy, make_policy, shorten_sleeps
 from janus_hpc.errors import JanusError
 from janus_hpc.topology import Role, Topology
 
@@ -42,7 +42,8 @@ class World:
         """Take COMM_WORLD and learn which ranks share memory. Collective over the world."""
         comm = MPI.COMM_WORLD
         # All ranks are inside MPI before the first blocking call, which then spins but briefly.
-        policy = WaitPolicy(num_spins=2, yield_s=0.1e-3)
+        shorten_sleeps()
+        policy = make_policy(ranks_per_core=2)
         barrier(comm, policy)
         node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
         leader = bcast_object(node_comm, comm.rank, policy)

@@ -5,6 +5,7 @@ Runs on world rank 0 alone. Raises UsageError for what a user can mend; writes n
 
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import janus_hpc
-from janus_hpc.config import RunConfig
+from janus_hpc.config import RunConfig, parse_bytes
 from janus_hpc.core import SamplingParams
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.plan import RunPlan
@@ -62,6 +63,7 @@ def prepare(
     prompts = Path(config.prompts)
     output = Path(config.output or prompts.with_suffix(".h5").name)
     model_dir = Path(config.model) if config.model else demo_model_dir()
+    _check_kv_memory(config)
     spec = load_spec(model_dir)
     dtype = _dtype(config, spec, model_dir)
     with Checkpoint(model_dir) as checkpoint:
@@ -128,6 +130,11 @@ def _max_context(config: RunConfig, spec: ModelSpec) -> int:
     return config.max_context or spec.max_context
 
 
+def _check_kv_memory(config: RunConfig) -> None:
+    if config.kv_memory != "auto":
+        parse_bytes(config.kv_memory, "--kv-memory")
+
+
 def _check_writable(output: Path, run_dir: Path) -> None:
     if output.is_dir():
         raise UsageError(f"output {output} is a folder; name a file")
@@ -170,15 +177,12 @@ def _already_complete(
     output: Path, fields: dict[str, str | int | float | bool | None], run_dir: Path
 ) -> AlreadyComplete:
     """An existing file is either this run's, finished, or not ours to replace."""
+    if load_manifest(run_dir) is None:  # the folder was made a moment ago, for the index
+        shutil.rmtree(run_dir)
     with ResultsFile(output) as results:
         found = results.attrs.get("fingerprint")
-        if isinstance(found, str):
-            found = json.loads(found)
-        if found == fields:
-            if load_manifest(run_dir) is None:
-                _discard(run_dir)
-            failed = int(results.attrs["num_failed"])
-            return AlreadyComplete(output, results.num_rows, failed)
+        if (json.loads(found) if isinstance(found, str) else found) == fields:
+            return AlreadyComplete(output, results.num_rows, int(results.attrs["num_failed"]))
     raise UsageError(f"{output} holds other results; choose another -o, or give --overwrite")
 
 

@@ -76,18 +76,20 @@ class Checkpoint:
             if name in expected:
                 self._check_present(name, expected[name], problems)
             elif not name.endswith(ignored):
-                found = list(self.shape(name))
-                problems.append(f"{self.file_of(name)}: unexpected tensor {name} of shape {found}")
+                found = f"shape {list(self.shape(name))}" if self._in_file(name) else "no data"
+                problems.append(f"{self.file_of(name)}: unexpected tensor {name} ({found})")
         if problems:
             more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
             raise ModelError("; ".join(problems[:5]) + more)
 
     def _check_present(self, name: str, shape: tuple[int, ...], problems: list[str]) -> None:
-        handle = self._handle(name)
-        if name not in handle.keys():  # noqa: SIM118 - a file handle, not a dict
+        if not self._in_file(name):
             problems.append(f"{self.file_of(name)}: tensor {name}, named by the index, is missing")
         elif self.shape(name) != shape:
             problems.append(_misshapen(self.file_of(name), name, shape, self.shape(name)))
+
+    def _in_file(self, name: str) -> bool:
+        return name in self._handle(name).keys()  # noqa: SIM118 - a file handle, not a dict
 
     def _handle(self, name: str) -> Any:
         path = self._file_of[name]

@@ -1,0 +1,142 @@
+"""What rank 0 refuses before any work, each with a message that names file, key, expected and found."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_hpc.config import RunConfig
+from janus_hpc.demo import demo_model_dir
+from janus_hpc.engine.plan import RunPlan
+from janus_hpc.engine.prepare import prepare
+from janus_hpc.errors import UsageError
+from janus_hpc.launch import LaunchEnv
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A prompts file and a copy of the demo model to break."""
+    row = {"prompt": "12+34=", "max_tokens": 4, "temperature": 0}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    shutil.copytree(demo_model_dir(), tmp_path / "model")
+    return tmp_path
+
+
+def plan(folder: Path, num_ranks: int = 1, **options: Any) -> RunPlan:
+    values = {"prompts": str(folder / "rows.jsonl"), "model": str(folder / "model")}
+    values |= {"output": str(folder / "out.h5")} | options
+    config = RunConfig(**values)
+    made = prepare(config, LaunchEnv(), [0] * num_ranks, ["here"] * num_ranks, "cpu")
+    assert isinstance(made, RunPlan)
+    return made
+
+
+def refused(folder: Path, num_ranks: int = 1, **options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        plan(folder, num_ranks, **options)
+    return str(caught.value)
+
+
+def test_missing_inputs(folder: Path) -> None:
+    assert "nowhere.jsonl" in refused(folder, prompts=str(folder / "nowhere.jsonl"))
+    assert "nowhere" in refused(folder, model=str(folder / "nowhere"))
+    (folder / "empty").mkdir()
+    assert "config.json is missing" in refused(folder, model=str(folder / "empty"))
+
+
+def test_unwritable_output(folder: Path) -> None:
+    assert "/proc/nothing" in refused(folder, output="/proc/nothing/out.h5")
+    assert "is a folder" in refused(folder, output=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"), [("9a9e", "18"), ("0a2e", "0a2e"), ("x", "'x'"), ("1a", "1a")]
+)
+def test_impossible_splits(folder: Path, split: str, expected: str) -> None:
+    assert expected in refused(folder, 2, split=split)
+
+
+def test_more_expert_ranks_than_experts(folder: Path) -> None:
+    message = refused(folder, 40, split="1a33e")
+    assert "33" in message and "32" in message
+
+
+def test_broken_shards_are_named(folder: Path) -> None:
+    shard = sorted((folder / "model").glob("*.safetensors"))[0]
+    whole = shard.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"\xff" * 100, b""):
+        shard.write_bytes(broken)
+        assert shard.name in refused(folder)
+    shard.unlink()
+    assert shard.name in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("hidden_size", 97, "expected ["),
+        ("architectures", ["LlamaForCausalLM"], "DeepseekV2ForCausalLM, Qwen3MoeForCausalLM"),
+        ("num_experts_per_tok", 33, "num_experts_per_tok"),
+        ("num_hidden_layers", "four", "num_hidden_layers"),
+        ("num_hidden_layers", 99, "is missing"),
+        ("hidden_act", "gelu", "hidden_act"),
+        ("dtype", "int8", "int8"),
+        ("rope_parameters", {"rope_type": "longrope"}, "longrope"),
+    ],
+)
+def test_a_changed_configuration_is_named(
+    folder: Path, key: str, value: Any, expected: str
+) -> None:
+    path = folder / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert expected in refused(folder)
+
+
+def test_config_that_is_no_json(folder: Path) -> None:
+    (folder / "model" / "config.json").write_text("{")
+    assert "config.json" in refused(folder)
+
+
+def test_missing_and_extra_tensors_are_named(folder: Path) -> None:
+    index = folder / "model" / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model.norm.weight", "model.norm.wait"))
+    message = refused(folder)
+    assert "model.norm.weight is missing (expected shape [" in message
+    assert "unexpected tensor model.norm.wait" in message
+
+
+def test_strict_names_the_bad_line(folder: Path) -> None:
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write("{broken\n")
+    assert "line 2" in refused(folder, strict=True)
+
+
+def test_a_context_beyond_the_model_is_refused(folder: Path) -> None:
+    assert "--max-context" in refused(folder, max_context=10**6)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("seed", 1), ("temperature", 0.5), ("max_tokens", 9), ("max_context", 64)]
+)
+def test_a_changed_set_up_does_not_resume(folder: Path, option: str, value: float) -> None:
+    plan(folder)
+    message = refused(folder, **{option: value})
+    assert option in message and str(value) in message
+    assert plan(folder, fresh=True, **{option: value}).launch == 0
+
+
+def test_a_changed_input_or_model_does_not_resume(folder: Path) -> None:
+    plan(folder)
+    rows = folder / "rows.jsonl"
+    text = rows.read_text()
+    rows.write_text(text.replace("12", "13"))
+    assert "input_sha256" in refused(folder)
+    rows.write_text(text)
+    assert plan(folder).launch == 1
+    shard = sorted((folder / "model").glob("*.safetensors"))[0]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert "model_sha256" in refused(folder)
