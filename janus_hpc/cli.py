@@ -73,7 +73,7 @@ def cli() -> None:
 )
 @run_options()
 @click.pass_obj
-def infer(env: LaunchEnv, prompts: str | None, job: Path | None, **flags: Any) -> int:
+def infer(env: LaunchEnv, /, prompts: str | None, job: Path | None, **flags: Any) -> int:
     """Answer every row of PROMPTS (a JSONL file) and write one HDF5 file.
 
     Exit codes: 0 all rows answered; 2 usage; 3 finished, some rows failed; 70 internal error;

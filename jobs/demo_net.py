@@ -36,7 +36,7 @@ class GroupedExperts(torch.autograd.Function):
     """All experts' gated MLPs over rows sorted by expert: one product each, sums in fixed order."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any, x_ND: Tensor, up_E2FD: Tensor, down_EDF: Tensor, ids_NK: Tensor, gate_NK: Tensor
     ) -> Tensor:
         """Return the weighted sum (N, D) of the chosen experts' outputs."""

@@ -7,9 +7,8 @@ import ctypes
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
 from janus_hpc.kernels.ops import PackedExperts, PackedLinear
+from torch import Tensor
 
 LANES = 16
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -168,9 +167,7 @@ class NativeOps:
         assert k_cache.stride(3) == 1 and v_cache.stride(3) == 1
         out_THv = torch.empty((num_tokens, num_heads, v_dim))
         runs = torch.empty(num_tokens + 1, dtype=torch.int32)
-        scratch = torch.empty(
-            self.num_threads * self._lib.janus_attention_scratch(head_dim, v_dim)
-        )
+        scratch = torch.empty(self.num_threads * self._lib.janus_attention_scratch(head_dim, v_dim))
         strides = (_L * 6)(*k_cache.stride()[:3], *v_cache.stride()[:3])
         self._lib.janus_attention(
             q_THd.data_ptr(),

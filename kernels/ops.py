@@ -1,4 +1,4 @@
-"""The compute operations of the engine, as one interface, and the choice of what implements it.
+"""The compute operations of the engine, as one interface.
 
 `NativeOps` (C, CPU) and `TorchOps` (plain torch, any device) give the same results to rounding. Knows no model.
 
@@ -7,7 +7,6 @@ token, D hidden, I expert width, S sequences, M blocks a sequence.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -133,18 +132,3 @@ class Ops(Protocol):
         single scores count (DeepSeek-V2's group_limited_greedy).
         """
         ...
-
-
-def make_ops(device: torch.device, num_threads: int, cache_dir: Path) -> Ops:
-    """The fastest implementation for a device; where C cannot be built on a CPU, torch with the reason."""
-    from janus_hpc.kernels.torch_ops import TorchOps
-
-    if device.type != "cpu":
-        return TorchOps(device)
-    from janus_hpc.kernels.native.build import BuildError, build_library
-    from janus_hpc.kernels.native_ops import NativeOps
-
-    try:
-        return NativeOps(build_library(cache_dir), num_threads)
-    except BuildError as error:
-        return TorchOps(device, why=str(error))

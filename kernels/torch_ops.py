@@ -3,10 +3,11 @@
 Clear before fast. Rows are independent in meaning; their last bits may vary with the batch (BLAS decides).
 """
 
-import torch
-from torch import Tensor
+from importlib.util import find_spec
 
+import torch
 from janus_hpc.kernels.ops import PackedExperts, PackedLinear
+from torch import Tensor
 
 # The combine's quanta: see `Ops.experts`.
 QUANTUM_BITS = 38
@@ -21,6 +22,7 @@ class TorchOps:
     def __init__(self, device: torch.device, why: str = "") -> None:
         self.device = device
         self.why = why
+        self._has_triton = device.type == "cuda" and find_spec("triton") is not None
 
     def packed_numel(self, num_out: int, num_in: int) -> int:
         return num_out * num_in
@@ -137,6 +139,11 @@ class TorchOps:
         num_groups: int = 0,
         topk_groups: int = 0,
     ) -> tuple[Tensor, Tensor]:
+        """See `Ops`. One Triton kernel on a GPU where triton is installed, loaded at the first call."""
+        if self._has_triton:
+            from janus_hpc.kernels.route_triton import route
+
+            return route(logits_TE, top_k, renormalize, scale, num_groups, topk_groups)
         scores_TE = logits_TE.float().softmax(dim=-1)
         if num_groups:
             groups_TG = scores_TE.unflatten(1, (num_groups, -1)).amax(dim=-1)

@@ -15,7 +15,12 @@ lint() {
     ruff check --config tests/ruff.toml janus_hpc kernels jobs tests
     ruff format --config tests/ruff.toml --check janus_hpc kernels jobs tests
 }
-types() { mypy janus_hpc kernels; }
+types() {
+    # As installed, with kernels/ inside the package.
+    rm -rf build/types && mkdir -p build/types
+    cp -r janus_hpc build/types/ && cp -r kernels build/types/janus_hpc/kernels
+    (cd build/types && mypy --config-file ../../setup.cfg -p janus_hpc)
+}
 unit() { python -m pytest -q -x tests/unit; }
 kernels() { python -m pytest -q -x tests/kernels; }
 mpi() {

@@ -40,6 +40,7 @@ def bench() -> None:
 @click.pass_obj
 def e2e(
     env: LaunchEnv,
+    /,
     shape: str,
     model_dir: Path | None,
     batch: str,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from janus_hpc.bench.memory_rows import MemoryRows
@@ -122,7 +123,7 @@ def _one_run(world: World, part: Part, options: E2eOptions, batch: int, num_new:
     )
     world.barrier()
     started_s = time.perf_counter()
-    part.run(range(batch), hooks)
+    part.run(np.arange(batch), hooks)
     world.barrier()
     return time.perf_counter() - started_s
 

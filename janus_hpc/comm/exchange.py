@@ -5,13 +5,15 @@ colocated rank does all four. Knows no transport and no model. T: one attention 
 microbatch; N: all attention ranks' tokens in it; D: hidden size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
 
 NUM_COUNTERS = 6
 MAX_MICROBATCHES = 4
+# Where `stop` stands in the words of a header.
+STOP_WORD = 3
 HEADER_WORDS = 5 + MAX_MICROBATCHES + NUM_COUNTERS
 
 
@@ -82,9 +84,10 @@ class Exchange(Protocol):
     kind: str
     why: str
 
-    def open_step(self, header: StepHeader | None) -> list[StepHeader]:
+    def open_step(self, header: StepHeader | None, *, stop: bool = False) -> list[StepHeader]:
         """The headers of all attention ranks, in role order; expert ranks pass None.
 
+        `stop` asks for a drain from any rank, expert ranks too: every header then says so.
         Collective over the active ranks.
         """
 
@@ -117,3 +120,17 @@ class Exchange(Protocol):
 
     def free(self) -> None:
         """Give up the buffers. Collective over the active ranks."""
+
+
+def header_words(header: StepHeader | None, stop: bool) -> list[int]:
+    """What a rank posts: its header, or, from a rank without rows, only whether it wants to stop."""
+    words = header.to_words() if header is not None else [0] * HEADER_WORDS
+    words[STOP_WORD] |= int(stop)
+    return words
+
+
+def read_headers(words: list[list[int]], attention: list[int]) -> list[StepHeader]:
+    """The attention ranks' headers from all active ranks' words; one rank's stop is everybody's."""
+    stop = any(its[STOP_WORD] for its in words)
+    headers = [StepHeader.from_words(words[active]) for active in attention]
+    return [replace(header, stop=stop) for header in headers]

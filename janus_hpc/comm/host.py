@@ -9,7 +9,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from janus_hpc.comm.exchange import HEADER_WORDS, StepHeader
+from janus_hpc.comm.exchange import HEADER_WORDS, StepHeader, header_words, read_headers
 from janus_hpc.comm.layout import Peers, Sizes, StepLayout
 from janus_hpc.comm.waits import WaitPolicy, wait_request
 
@@ -54,17 +54,17 @@ class HostExchange:
         self._dispatch: dict[int, MPI.Request] = {}
         self._combine: dict[int, MPI.Request] = {}
 
-    def open_step(self, header: StepHeader | None) -> list[StepHeader]:
+    def open_step(self, header: StepHeader | None, *, stop: bool = False) -> list[StepHeader]:
         """The headers of all attention ranks. Collective over the active ranks."""
         self._sizes.check(header, self._peers)
         # In the new step the rows of the buffers may belong to other microbatches.
         for microbatch in range(self._sizes.num_microbatches):
             self._finish(self._combine, -1, microbatch, "the last outputs to be taken")
-        mine = np.array(header.to_words() if header else [0] * HEADER_WORDS, dtype=np.int64)
+        mine = np.array(header_words(header, stop), dtype=np.int64)
         words = np.empty((self._comms[0].size, HEADER_WORDS), dtype=np.int64)
         what = "the headers of a step"
         self._wait(self._comms[0].Iallgather(mine, words), what, self._peers.topology.active_ranks)
-        headers = [StepHeader.from_words(words[active].tolist()) for active in self._attention]
+        headers = read_headers(words.tolist(), self._attention)
         self._layout = StepLayout(headers, self._sizes.num_microbatches)
         return headers
 

@@ -3,6 +3,8 @@
 Knows neither MPI nor waits.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,10 @@ class LocalExchange:
         self._y: dict[int, Tensor] = {}
         self._buffers: dict[int, Tensor] = {}
 
-    def open_step(self, header: StepHeader | None) -> list[StepHeader]:
+    def open_step(self, header: StepHeader | None, *, stop: bool = False) -> list[StepHeader]:
         """This rank's own header."""
         assert header is not None, "a rank alone is colocated and has a header"
-        return [header]
+        return [replace(header, stop=header.stop or stop)]
 
     def send_tokens(self, layer: int, microbatch: int, x_TD: Tensor) -> None:
         """Keep the rows for `recv_tokens`."""

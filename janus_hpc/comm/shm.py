@@ -26,7 +26,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from janus_hpc.comm.exchange import StepHeader
+from janus_hpc.comm.exchange import StepHeader, header_words, read_headers
 from janus_hpc.comm.layout import Peers, Sizes, StepLayout
 from janus_hpc.comm.shm_window import ShmWindow
 from janus_hpc.comm.waits import WaitPolicy, wait_until
@@ -58,19 +58,19 @@ class ShmExchange:
         self._num_sent = [0] * sizes.num_microbatches
         self._num_received = [0] * sizes.num_microbatches
 
-    def open_step(self, header: StepHeader | None) -> list[StepHeader]:
+    def open_step(self, header: StepHeader | None, *, stop: bool = False) -> list[StepHeader]:
         """The headers of all attention ranks. Collective over the active ranks."""
         self._sizes.check(header, self._peers)
         window, topology = self._window, self._peers.topology
         self._num_steps += 1
         slots = window.header_words[self._num_steps % 2]
-        if header is not None and self._a is not None:
-            window.write_words(slots[self._a], header.to_words())
         mine = topology.active_ranks.index(self._peers.world_rank)
+        window.write_words(slots[mine], header_words(header, stop))
         self._post(window.arrived[mine], self._num_steps)
         what = "the headers of a step"
         self._await(window.arrived, self._num_steps, topology.active_ranks, what)
-        headers = [StepHeader.from_words(window.read_words(slot)) for slot in slots]
+        attention = [topology.active_ranks.index(peer) for peer in topology.attention_ranks]
+        headers = read_headers([window.read_words(slot) for slot in slots], attention)
         self._layout = StepLayout(headers, self._sizes.num_microbatches)
         return headers
 

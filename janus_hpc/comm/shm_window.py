@@ -38,7 +38,7 @@ def window_bytes(peers: Peers, sizes: Sizes) -> int:
 class ShmWindow:
     """The mapped window. Lines are given as the index of their first word in `words`.
 
-    arrived[r], r in active order; sent[m][a]; answered[m][e]; header_words[parity][a]; x_ND in the
+    arrived[r], r in active order; sent[m][a]; answered[m][e]; header_words[parity][r]; x_ND in the
     row dtype and y_END in float64, N up to the maximum of a step.
     """
 
@@ -59,7 +59,7 @@ class ShmWindow:
         self.sent = [[next(lines) for _ in range(peers.num_attention)] for _ in microbatches]
         self.answered = [[next(lines) for _ in range(peers.num_expert)] for _ in microbatches]
         headers = count(next(lines), _HEADER_LINES * _LINE_WORDS)
-        self.header_words = [[next(headers) for _ in range(peers.num_attention)] for _ in range(2)]
+        self.header_words = [[next(headers) for _ in self.arrived] for _ in range(2)]
         all_bytes = torch.frombuffer(memory, dtype=torch.uint8)
         max_rows, hidden = sizes.max_rows(peers), sizes.hidden
         x_end = x_start + max_rows * sizes.row_bytes
@@ -91,7 +91,7 @@ def _starts(peers: Peers, sizes: Sizes) -> tuple[int, int]:
     """First byte of x and of y, on page borders."""
     num_active = len(peers.topology.active_ranks)
     num_pairs = sizes.num_microbatches * (peers.num_attention + peers.num_expert)
-    num_lines = num_active + num_pairs + 2 * peers.num_attention * _HEADER_LINES
+    num_lines = num_active + num_pairs + 2 * num_active * _HEADER_LINES
     x_start = _page_up(num_lines * _LINE_WORDS * 8)
     return x_start, _page_up(x_start + sizes.max_rows(peers) * sizes.row_bytes)
 

@@ -41,9 +41,9 @@ class World:
     def start() -> "World":
         """Take COMM_WORLD and learn which ranks share memory. Collective over the world."""
         comm = MPI.COMM_WORLD
-        # All ranks are inside MPI before the first blocking call, which then spins but briefly.
         shorten_sleeps()
         policy = make_policy(ranks_per_core=2)
+        # All ranks are inside MPI before the first blocking call, which then spins but briefly.
         barrier(comm, policy)
         node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
         leader = bcast_object(node_comm, comm.rank, policy)

@@ -5,6 +5,12 @@ Pure; the one rule that spreads rows over attention ranks by the room they annou
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
+# Ascending indices of rows; an array, since there may be a million.
+RowIds = npt.NDArray[np.int64]
+
 
 def share_rows(wants: Sequence[int], num_available: int) -> list[int]:
     """How many rows each attention rank gets: one at a time in turn, to those that still want, while rows last."""
@@ -29,7 +35,7 @@ def share_rows(wants: Sequence[int], num_available: int) -> list[int]:
 class ClaimQueue:
     """The replicated pointer into the pending rows: every rank calls `claim` with the same wants each step."""
 
-    def __init__(self, pending_rows: Sequence[int], role_rank: int) -> None:
+    def __init__(self, pending_rows: RowIds, role_rank: int) -> None:
         self.pending_rows = pending_rows
         self.role_rank = role_rank
         self._next = 0

@@ -29,7 +29,7 @@ def run_expert(
     `note` is told where this rank is, for the message should it die.
     """
     while True:
-        headers = exchange.open_step(None)
+        headers = exchange.open_step(None, stop=stop_asked())
         on_step(headers)
         if all(h.done for h in headers) or any(h.stop for h in headers):
             return headers

@@ -3,7 +3,7 @@
 Every part has the same face: `run` until the pending rows are done or a stop is agreed on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from janus_hpc.core import RowResult
 from janus_hpc.engine.active import ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop, RowSource
 from janus_hpc.engine.build import build_attention, build_experts
-from janus_hpc.engine.claims import ClaimQueue
+from janus_hpc.engine.claims import ClaimQueue, RowIds
 from janus_hpc.engine.device import kv_budget_bytes
 from janus_hpc.engine.expert_loop import run_expert, serve_layer
 from janus_hpc.engine.setup import EngineSetup
@@ -40,11 +40,16 @@ class RunHooks:
 class Part(Protocol):
     """A rank's part of the engine, loaded and ready."""
 
-    exchange: Exchange | None
-    activity: ExpertActivity | None
-    tallies: Tallies
+    @property
+    def exchange(self) -> Exchange | None: ...
 
-    def run(self, pending_rows: Sequence[int], hooks: RunHooks) -> list[StepHeader]:
+    @property
+    def activity(self) -> ExpertActivity | None: ...
+
+    @property
+    def tallies(self) -> Tallies: ...
+
+    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         """The last step's headers; empty where this rank takes no part. Collective over active ranks."""
         ...
 
@@ -58,7 +63,7 @@ class ParkedPart:
     def __init__(self) -> None:
         self.tallies = Tallies()
 
-    def run(self, pending_rows: Sequence[int], hooks: RunHooks) -> list[StepHeader]:
+    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         return []
 
 
@@ -72,7 +77,7 @@ class ExpertPart:
         self.activity = experts.activity
         self.tallies = Tallies()
 
-    def run(self, pending_rows: Sequence[int], hooks: RunHooks) -> list[StepHeader]:
+    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         return run_expert(
             self.exchange, self.experts, hooks.stop_asked, _noter(self.setup), hooks.on_step
         )
@@ -106,7 +111,7 @@ class AttentionPart:
         )
         self.cache = KVCache(setup.spec, num_blocks, config.block_size, setup.dtype, setup.device)
 
-    def run(self, pending_rows: Sequence[int], hooks: RunHooks) -> list[StepHeader]:
+    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         config = self.setup.config
         batcher: Batcher[ActiveSample] = Batcher(
             BlockPool(self.cache.num_blocks),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from janus_hpc.config import RunConfig
+from janus_hpc.engine.claims import RowIds
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.topology import Role, Split
 
@@ -30,6 +31,7 @@ class RunPlan:
     device: str
     max_context: int
     launch: int
+    began_at_unix_s: int
     fingerprint: bytes
     fingerprint_fields: dict[str, str | int | float | bool | None]
     num_rows: int
@@ -37,7 +39,7 @@ class RunPlan:
     num_failed: int
     done: bytes
 
-    def pending_rows(self) -> np.ndarray:
+    def pending_rows(self) -> RowIds:
         """Indices of the rows still to compute, ascending; the same on every rank."""
         packed = np.frombuffer(self.done, dtype=np.uint8)
         done = np.unpackbits(packed, count=self.num_rows)

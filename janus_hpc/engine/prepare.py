@@ -81,7 +81,7 @@ def prepare(
         return _already_complete(output, fields, run_dir)
     if config.fresh:
         _discard(run_dir)
-    _, launch = start_launch(run_dir, fields, _launch_info(config, env, split, hosts))
+    manifest, launch = start_launch(run_dir, fields, _launch_info(config, env, split, hosts))
     digest = fingerprint_bytes(fields)
     done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
     return RunPlan(
@@ -98,6 +98,7 @@ def prepare(
         device=device,
         max_context=max_context,
         launch=launch.number,
+        began_at_unix_s=int(manifest.launches[0].info["started_at_unix_s"]),
         fingerprint=digest,
         fingerprint_fields=fields,
         num_rows=index.num_rows,

@@ -8,7 +8,8 @@ import torch
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.device import rank_device
-from janus_hpc.kernels.ops import Ops, make_ops
+from janus_hpc.kernels.make import make_ops
+from janus_hpc.kernels.ops import Ops
 from janus_hpc.launch import LaunchEnv, threads_per_rank
 from janus_hpc.layers.source import Reader
 from janus_hpc.models.spec import ModelSpec

@@ -90,7 +90,7 @@ def check_resume(old: Fingerprint, new: Fingerprint) -> None:
         lines = "\n".join(differing)
         raise UsageError(
             "the run begun here cannot be resumed, since it would give other answers;"
-            f" restore what differs or name another output file:\n{lines}"
+            f" restore what differs, name another output file, or discard it with --fresh:\n{lines}"
         )
 
 

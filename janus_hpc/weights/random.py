@@ -17,5 +17,5 @@ class RandomWeights:
             return torch.ones(shape, dtype=self.dtype)
         digest = hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-        weight = torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+        weight = torch.randn(shape, generator=generator).mul_(shape[-1] ** -0.5)
         return weight.to(self.dtype)

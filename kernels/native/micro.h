@@ -17,7 +17,8 @@
 #define BLOCK_K 1024
 
 typedef void micro_fn(const float *const *a, const char *b, size_t panel_bytes, int64_t k0,
-                      int64_t k1, float *c, int64_t ldc, int add);
+                      int64_t k1, float *c, int64_t ldc, int add, const char *ahead,
+                      int64_t ahead_step);
 
 /* Vector j of step k over panels side by side. */
 ALWAYS vf panel_load(const char *b, size_t panel_bytes, int64_t k, int j, const int dt) {
@@ -27,7 +28,7 @@ ALWAYS vf panel_load(const char *b, size_t panel_bytes, int64_t k, int j, const 
 
 ALWAYS void micro_body(const int rows, const int panels, const int dt, const float *const *a,
                        const char *b, size_t panel_bytes, int64_t k0, int64_t k1, float *c,
-                       int64_t ldc, int add) {
+                       int64_t ldc, int add, const char *ahead, int64_t ahead_step) {
     vf acc[MAX_ROWS][MAX_PANELS * NV];
     const float *row[MAX_ROWS];
     const int vectors = panels * NV;
@@ -39,6 +40,10 @@ ALWAYS void micro_body(const int rows, const int panels, const int dt, const flo
     }
     /* The fewer of the two, broadcasts or weight vectors, stays in registers over a step. */
     for (int64_t k = k0; k < k1; k++) {
+        if (panels == 1) {
+            __builtin_prefetch(ahead);
+            ahead += ahead_step;
+        }
         vf held[MAX_PANELS * NV > MAX_ROWS ? MAX_PANELS * NV : MAX_ROWS];
         if (rows <= vectors) {
 #pragma GCC unroll 8
@@ -66,10 +71,11 @@ ALWAYS void micro_body(const int rows, const int panels, const int dt, const flo
         for (int j = 0; j < vectors; j++) v_store(c + r * ldc + j * VL, acc[r][j]);
 }
 
-#define MICRO(R, P, DT)                                                                         \
-    static void micro_##R##_##P##_##DT(const float *const *a, const char *b, size_t pb,         \
-                                       int64_t k0, int64_t k1, float *c, int64_t ldc, int add) { \
-        micro_body(R, P, DT, a, b, pb, k0, k1, c, ldc, add);                                     \
+#define MICRO(R, P, DT)                                                                          \
+    static void micro_##R##_##P##_##DT(const float *const *a, const char *b, size_t pb,          \
+                                       int64_t k0, int64_t k1, float *c, int64_t ldc, int add,   \
+                                       const char *ahead, int64_t ahead_step) {                  \
+        micro_body(R, P, DT, a, b, pb, k0, k1, c, ldc, add, ahead, ahead_step);                  \
     }
 #define MICRO_DT(R, P) MICRO(R, P, 0) MICRO(R, P, 1) MICRO(R, P, 2)
 #define MICRO_R(R) MICRO_DT(R, 1) MICRO_DT(R, 2) MICRO_DT(R, 4)
@@ -80,15 +86,20 @@ MICRO_R(1) MICRO_R(2) MICRO_R(3) MICRO_R(4) MICRO_R(5) MICRO_R(6)
 static micro_fn *const micro_table[MAX_ROWS][3][3] = {ENTRY(1), ENTRY(2), ENTRY(3),
                                                       ENTRY(4), ENTRY(5), ENTRY(6)};
 
-/* Row r's panels p.. of b, taken as many at once as registers allow. */
+/* One block of rows times panels side by side, taken as many at once as registers allow.
+ * Meanwhile part `part` of `parts` of what follows each panel in memory is fetched into the cache. */
 static void row_block(int dt, const float *const *a, int rows, const char *b, size_t panel_bytes,
-                      int panels, int64_t k0, int64_t k1, float *c, int64_t ldc, int add) {
+                      int panels, int64_t k0, int64_t k1, float *c, int64_t ldc, int add,
+                      int64_t part, int64_t parts) {
     int widest = MAX_ACC / (rows * NV);
+    int64_t k_bytes = LANES * (int64_t)dtype_bytes(dt), block_bytes = (k1 - k0) * k_bytes;
     for (int p = 0; p < panels;) {
         int room = panels - p < widest ? panels - p : widest;
         int level = room >= 4 ? 2 : room >= 2 ? 1 : 0;
-        micro_table[rows - 1][level][dt](a, b + (size_t)p * panel_bytes, panel_bytes, k0, k1,
-                                         c + p * LANES, ldc, add);
+        const char *panel = b + (size_t)p * panel_bytes;
+        micro_table[rows - 1][level][dt](a, panel, panel_bytes, k0, k1, c + p * LANES, ldc, add,
+                                         panel + k1 * k_bytes + block_bytes * part / parts,
+                                         k_bytes / parts);
         p += 1 << level;
     }
 }
@@ -104,7 +115,7 @@ static void gemm_panels(int dt, const float *const *a, int64_t num_rows, const c
         for (int64_t i = 0; i < blocks; i++) {
             int64_t r0 = num_rows * i / blocks, r1 = num_rows * (i + 1) / blocks;
             row_block(dt, a + r0, (int)(r1 - r0), b, panel_bytes, panels, k0, k1, c + r0 * ldc,
-                      ldc, add || k0 > 0);
+                      ldc, add || k0 > 0, i, blocks);
         }
     }
 }

@@ -39,7 +39,9 @@ def test_bad_sizes_are_refused(folder: Path) -> None:
     assert "--kv-memory" in refused(folder, "rows.jsonl", "--kv-memory", "lots", num_ranks=2)
 
 
-def test_a_launcher_of_another_mpi_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_of_another_mpi_is_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Variables of a launcher that this MPI library does not speak: every process sees only itself."""
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")

@@ -300,3 +300,14 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         run_merge(tmp_path, 2)
     assert out.read_bytes() == b"old"
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_documented_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spread(tmp_path, make_results(9))
+    out, _ = run_merge(tmp_path, 9)
+    page = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text("utf-8")
+    example = page.split("```python\n")[1].split("```")[0]
+    exec(example.replace("prompts.h5", str(out)), {})
+    shown = capsys.readouterr().out
+    assert "id-\u00fc4 failed: empty \u00e9" in shown
+    assert all(f"id-\u00fc{row} " in shown for row in range(9))
