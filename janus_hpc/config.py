@@ -71,7 +71,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
-    Relative paths in a job file are relative to the job file. Errors: UsageError naming file and key;
+    Relative `prompts` and `model` in a job file are relative to the job file, `output` to the working folder. Errors: UsageError naming file and key;
     an unknown key lists the valid ones.
     """
     values: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def _read_job(job: Path) -> dict[str, Any]:
             raise UsageError(
                 f"{job}: unknown key {key!r}; valid keys are {', '.join(sorted(valid))}"
             )
-    for key in ("prompts", "model", "output"):
+    for key in ("prompts", "model"):
         if isinstance(values.get(key), str):
             values[key] = str(job.parent / values[key])
     return values

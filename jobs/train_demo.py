@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--eval-steps", type=int, default=250)
     parser.add_argument("--stop-at", type=int, help="end after this step, as a killed run would")
     return parser.parse_args()

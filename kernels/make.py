@@ -17,3 +17,5 @@ def make_ops(device: torch.device, num_threads: int, cache_dir: Path) -> Ops:
         return NativeOps(build_library(cache_dir), num_threads)
     except BuildError as error:
         return TorchOps(device, why=str(error))
+    except OSError as error:
+        return TorchOps(device, why=f"the compiled kernels do not load: {error}")

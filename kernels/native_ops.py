@@ -18,12 +18,12 @@ _SIGNATURES = {
     "janus_pack": [_P, _L, _L, _L, _I, _P, _L],
     "janus_linear": [_P, _L, _L, _P, _I, _L, _L, _P, _P, _L, _I],
     "janus_experts": [
-        _P, _L, _L, _L, _P, _P, _P, _P, _I, _L, _L, _L, _P, _P, _P, _P, _P, _I,
+        _P, _L, _L, _L, _P, _P, _P, _P, _I, _L, _L, _L, _P, _P, _I,
     ],
     "janus_attention": [
-        _P, _P, _P, _P, _I, _P, _L, _P, _P, _L, _L, _L, _L, _L, _L, _F, _P, _P, _P, _I,
+        _P, _P, _P, _L, _L, _L, _L, _L, _L, _I, _P, _L, _P, _P, _L, _L, _L, _L, _L, _L, _F, _P, _P, _I,
     ],
-    "janus_route": [_P, _L, _L, _L, _I, _F, _L, _L, _P, _P, _P, _P, _I],
+    "janus_route": [_P, _L, _L, _L, _I, _F, _L, _L, _P, _P, _I],
     "janus_rms_norm": [_P, _L, _P, _P, _P, _L, _L, _F, _P, _I],
     "janus_rope": [_P, _L, _L, _P, _P, _L, _L, _L, _I, _I],
     "janus_silu_mul": [_P, _L, _P, _L, _L, _L, _P, _I],
@@ -126,10 +126,11 @@ class NativeOps:
         assert slots_TJ.dtype == torch.int32 and slots_TJ.is_contiguous()
         assert weights_TJ.is_contiguous() and out_TD.is_contiguous() and x_TD.stride(1) == 1
         assert out_TD.dtype == torch.float64 and x_TD.dtype == torch.float32
-        inner = torch.empty(num_rows * top_k * _padded(packed.inter))
-        entries = torch.empty(num_rows * top_k, dtype=torch.int32)
-        starts = torch.empty(packed.num_slots + 1, dtype=torch.int32)
-        carry = torch.empty(num_rows, dtype=torch.float64)
+        pairs = num_rows * top_k
+        # The four parts that experts_job names, in words of four bytes.
+        scratch = torch.empty(
+            2 * num_rows + pairs * (_padded(packed.inter) + 1) + packed.num_slots + 1
+        )
         self._lib.janus_experts(
             x_TD.data_ptr(),
             x_TD.stride(0),
@@ -144,10 +145,7 @@ class NativeOps:
             packed.hidden,
             packed.inter,
             out_TD.data_ptr(),
-            inner.data_ptr(),
-            entries.data_ptr(),
-            starts.data_ptr(),
-            carry.data_ptr(),
+            scratch.data_ptr(),
             self.num_threads,
         )
 
@@ -166,14 +164,16 @@ class NativeOps:
         assert q_THd.is_contiguous() and block_tables_SM.is_contiguous()
         assert k_cache.stride(3) == 1 and v_cache.stride(3) == 1
         out_THv = torch.empty((num_tokens, num_heads, v_dim))
-        runs = torch.empty(num_tokens + 1, dtype=torch.int32)
-        scratch = torch.empty(self.num_threads * self._lib.janus_attention_scratch(head_dim, v_dim))
-        strides = (_L * 6)(*k_cache.stride()[:3], *v_cache.stride()[:3])
+        # Each thread's part, then the runs of tokens, in words of four bytes.
+        scratch = torch.empty(
+            self.num_threads * self._lib.janus_attention_scratch(head_dim, v_dim) + num_tokens + 1
+        )
         self._lib.janus_attention(
             q_THd.data_ptr(),
             k_cache.data_ptr(),
             v_cache.data_ptr(),
-            strides,
+            *k_cache.stride()[:3],
+            *v_cache.stride()[:3],
             DTYPES[k_cache.dtype],
             block_tables_SM.data_ptr(),
             block_tables_SM.shape[1],
@@ -187,7 +187,6 @@ class NativeOps:
             block_size,
             scale,
             out_THv.data_ptr(),
-            runs.data_ptr(),
             scratch.data_ptr(),
             self.num_threads,
         )
@@ -259,8 +258,6 @@ class NativeOps:
         num_rows, num_experts = logits_TE.shape
         ids_TJ = torch.empty((num_rows, top_k), dtype=torch.int32)
         weights_TJ = torch.empty((num_rows, top_k))
-        scratch = torch.empty(2 * num_experts * self.num_threads)
-        group_ids = torch.empty(num_experts * self.num_threads, dtype=torch.int32)
         self._lib.janus_route(
             logits_TE.data_ptr(),
             num_rows,
@@ -272,8 +269,6 @@ class NativeOps:
             topk_groups,
             ids_TJ.data_ptr(),
             weights_TJ.data_ptr(),
-            scratch.data_ptr(),
-            group_ids.data_ptr(),
             self.num_threads,
         )
         return ids_TJ, weights_TJ

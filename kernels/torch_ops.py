@@ -3,10 +3,12 @@
 Clear before fast. Rows are independent in meaning; their last bits may vary with the batch (BLAS decides).
 """
 
-from importlib.util import find_spec
+import importlib
+import importlib.util
 
 import torch
 from janus_hpc.kernels.ops import PackedExperts, PackedLinear
+from janus_hpc.kernels.route import route_softmax_topk
 from torch import Tensor
 
 # The combine's quanta: see `Ops.experts`.
@@ -22,7 +24,15 @@ class TorchOps:
     def __init__(self, device: torch.device, why: str = "") -> None:
         self.device = device
         self.why = why
-        self._has_triton = device.type == "cuda" and find_spec("triton") is not None
+        self._route = route_softmax_topk
+        if device.type == "cuda":
+            if importlib.util.find_spec("triton"):
+                self._route = importlib.import_module(
+                    "janus_hpc.kernels.route_triton"
+                ).route_softmax_topk
+                self.name = "torch+triton"
+            else:
+                self.why = why or "triton is not installed: the gate runs in plain torch"
 
     def packed_numel(self, num_out: int, num_in: int) -> int:
         return num_out * num_in
@@ -139,28 +149,14 @@ class TorchOps:
         num_groups: int = 0,
         topk_groups: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """See `Ops`. One Triton kernel on a GPU where triton is installed, loaded at the first call."""
-        if self._has_triton:
-            from janus_hpc.kernels.route_triton import route
-
-            return route(logits_TE, top_k, renormalize, scale, num_groups, topk_groups)
-        scores_TE = logits_TE.float().softmax(dim=-1)
-        if num_groups:
-            groups_TG = scores_TE.unflatten(1, (num_groups, -1)).amax(dim=-1)
-            kept_TG = torch.zeros_like(groups_TG, dtype=torch.bool)
-            kept_TG.scatter_(1, _best(groups_TG, topk_groups), True)
-            size = scores_TE.shape[1] // num_groups
-            scores_TE = scores_TE.masked_fill(~kept_TG.repeat_interleave(size, dim=1), 0.0)
-        ids_TJ = _best(scores_TE, top_k).sort(dim=1).values
-        weights_TJ = scores_TE.gather(1, ids_TJ)
-        if renormalize:
-            weights_TJ = weights_TJ / weights_TJ.sum(dim=1, keepdim=True)
-        return ids_TJ.int(), (weights_TJ * scale).contiguous()
-
-
-def _best(scores: Tensor, count: int) -> Tensor:
-    """Indices of the largest scores of each row; a stable sort gives ties to the lower index."""
-    return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        return self._route(
+            logits_TE,
+            top_k,
+            renormalize,
+            scale,
+            num_groups=num_groups,
+            topk_groups=topk_groups,
+        )
 
 
 def _matmul(x_TK: Tensor, w_NK: Tensor) -> Tensor:
@@ -175,4 +171,6 @@ def _carry(x_TD: Tensor) -> Tensor:
     largest_T1 = x_TD.abs().amax(dim=1, keepdim=True).double()
     exponent_T1 = torch.frexp(largest_T1).exponent
     exponent_T1 = torch.where(largest_T1.isfinite(), exponent_T1, 128)
-    return torch.ldexp(torch.full_like(largest_T1, 1.5), 52 - QUANTUM_BITS + exponent_T1)
+    # 1.5 * 2^n put together from its bits: exact on every device.
+    bits_T1 = (exponent_T1.long() + (52 - QUANTUM_BITS + 1023)) << 52 | 1 << 51
+    return bits_T1.view(torch.float64)

@@ -14,6 +14,7 @@
 #define SPAN 32          /* positions a block */
 #define ITEM_ROWS 48     /* rows an item holds at most */
 #define ITEM_HEADS 16    /* query heads an item holds at most */
+#define KEY_DIMS 64      /* dimensions transposed at a time: a piece of a panel stays in L1 */
 
 typedef struct {
     const float *q;              /* [num_tokens, num_heads, head_dim] */
@@ -53,11 +54,6 @@ static attention_scratch cut(const attention_job *job, float *base) {
     return s;
 }
 
-typedef float f4 __attribute__((vector_size(16)));
-typedef int32_t i4 __attribute__((vector_size(16)));
-typedef uint16_t h4 __attribute__((vector_size(8)));
-typedef uint32_t u4 __attribute__((vector_size(16)));
-
 ALWAYS f4 load4(const char *base, size_t i, int dt) {
     f4 x;
     h4 h;
@@ -67,8 +63,12 @@ ALWAYS f4 load4(const char *base, size_t i, int dt) {
     }
     memcpy(&h, base + i * 2, 8);
     if (dt == BF16) return (f4)(__builtin_convertvector(h, u4) << 16);
+#if defined(__F16C__)
+    return (f4)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(base + i * 2)));
+#else
     for (int lane = 0; lane < 4; lane++) x[lane] = f16_to_f32(h[lane]);
     return x;
+#endif
 }
 
 ALWAYS float load1(const char *base, size_t i, int dt) {
@@ -79,10 +79,9 @@ ALWAYS float load1(const char *base, size_t i, int dt) {
     return x[0];
 }
 
-/* Four positions' keys, transposed into column `lane` of a panel: dst[d * 16 + lane + 0..3]. */
-ALWAYS void keys_of_four(const char *const *src, int64_t dim, float *dst, const int dt) {
-    int64_t d = 0;
-    for (; d + 4 <= dim; d += 4) {
+/* Dimensions [d, end) of four positions' keys, transposed into four columns of a panel: dst[d * 16]. */
+ALWAYS void keys_of_four(const char *const *src, int64_t d, int64_t end, float *dst, const int dt) {
+    for (; d + 4 <= end; d += 4) {
         f4 a = load4(src[0], d, dt), b = load4(src[1], d, dt);
         f4 c = load4(src[2], d, dt), e = load4(src[3], d, dt);
         f4 ab0 = __builtin_shuffle(a, b, (i4){0, 4, 1, 5});
@@ -98,7 +97,7 @@ ALWAYS void keys_of_four(const char *const *src, int64_t dim, float *dst, const 
         memcpy(dst + (d + 2) * LANES, &t2, 16);
         memcpy(dst + (d + 3) * LANES, &t3, 16);
     }
-    for (; d < dim; d++)
+    for (; d < end; d++)
         for (int i = 0; i < 4; i++) dst[d * LANES + i] = load1(src[i], d, dt);
 }
 
@@ -112,25 +111,49 @@ ALWAYS void values_of_one(const char *src, int64_t dim, float *dst, const int dt
         dst[j / LANES * SPAN * LANES + j % LANES] = j < dim ? load1(src, j, dt) : 0.0f;
 }
 
-/* Lays out `count` positions from `first`; the rest of the block repeats the last one (finite). */
-ALWAYS void load_block(const attention_job *job, const int32_t *table, int64_t kv_head,
-                       int64_t first, int64_t count, attention_scratch *s, const int dt) {
-    const char *keys[SPAN];
-    size_t bytes = dtype_bytes(dt);
-    for (int64_t i = 0; i < SPAN; i++) {
-        int64_t pos = first + (i < count ? i : count - 1);
-        int64_t block = table[pos / job->block_size], inside = pos % job->block_size;
-        keys[i] = job->k + (size_t)(block * job->k_block + inside * job->k_pos +
-                                    kv_head * job->k_head) * bytes;
-        if (i < count) {
-            const char *v = job->v + (size_t)(block * job->v_block + inside * job->v_pos +
-                                              kv_head * job->v_head) * bytes;
-            values_of_one(v, job->v_dim, s->values + i * LANES, dt);
-        }
+/* Where the keys and values of consecutive positions lie: a walk through a sequence's blocks. */
+typedef struct {
+    const int32_t *table;
+    int64_t block, inside;
+} walk;
+
+ALWAYS void walk_step(const attention_job *job, walk *w, int64_t kv_head, const char **k,
+                      const char **v) {
+    size_t bytes = dtype_bytes(job->dt);
+    int64_t block = w->table[w->block];
+    *k = job->k + (size_t)(block * job->k_block + w->inside * job->k_pos + kv_head * job->k_head) * bytes;
+    *v = job->v + (size_t)(block * job->v_block + w->inside * job->v_pos + kv_head * job->v_head) * bytes;
+    if (++w->inside == job->block_size) w->inside = 0, w->block++;
+}
+
+ALWAYS void fetch_ahead(const char *p, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
+/* Lays out `count` positions from where w stands; the rest of the block repeats the last one, which
+ * is finite. Meanwhile the next block, `following` positions of it, is fetched into the cache. */
+ALWAYS void load_block(const attention_job *job, walk *w, int64_t kv_head, int64_t count,
+                       int64_t following, attention_scratch *s, const int dt) {
+    const char *keys[SPAN], *value, *next_key;
+    int64_t bytes = (int64_t)dtype_bytes(dt);
+    walk next;
+    for (int64_t i = 0; i < count; i++) {
+        walk_step(job, w, kv_head, &keys[i], &value);
+        values_of_one(value, job->v_dim, s->values + i * LANES, dt);
     }
-    for (int64_t i = 0; i < SPAN; i += 4)
-        keys_of_four(keys + i, job->head_dim,
-                     s->keys + i / LANES * job->head_dim * LANES + i % LANES, dt);
+    for (int64_t i = count; i < SPAN; i++) keys[i] = keys[count - 1];
+    next = *w;
+    for (int64_t i = 0; i < following; i++) {
+        walk_step(job, &next, kv_head, &next_key, &value);
+        fetch_ahead(next_key, job->head_dim * bytes);
+        fetch_ahead(value, job->v_dim * bytes);
+    }
+    for (int64_t half = 0; half < SPAN; half += LANES)
+        for (int64_t d = 0; d < job->head_dim; d += KEY_DIMS) {
+            int64_t end = d + KEY_DIMS < job->head_dim ? d + KEY_DIMS : job->head_dim;
+            for (int64_t i = 0; i < LANES; i += 4)
+                keys_of_four(keys + half + i, d, end, s->keys + half * job->head_dim + i, dt);
+        }
 }
 
 /* One row's online softmax over a block: scores become weights, acc and total are rescaled. */
@@ -199,18 +222,19 @@ static void item_end(const attention_job *job, attention_scratch *s, int64_t t0,
 /* Tokens [t0, t1) of one sequence, `heads` query heads from h0, all of one KV head. */
 static void run_item(const attention_job *job, attention_scratch *s, int64_t t0, int64_t t1,
                      int64_t h0, int64_t heads) {
-    const int32_t *table = job->tables + (int64_t)job->seq_ids[t0] * job->table_width;
+    walk w = {job->tables + (int64_t)job->seq_ids[t0] * job->table_width, 0, 0};
     int64_t kv_head = h0 / (job->num_heads / job->kv_heads), last = 0;
     for (int64_t t = t0; t < t1; t++) last = job->positions[t] > last ? job->positions[t] : last;
     item_begin(job, s, t0, t1, h0, heads);
     for (int64_t first = 0; first <= last; first += SPAN) {
-        int64_t count = last - first + 1 < SPAN ? last - first + 1 : SPAN;
+        int64_t left = last - first + 1, count = left < SPAN ? left : SPAN;
+        int64_t following = left - count < SPAN ? left - count : SPAN;
         if (job->dt == F32)
-            load_block(job, table, kv_head, first, count, s, F32);
+            load_block(job, &w, kv_head, count, following, s, F32);
         else if (job->dt == BF16)
-            load_block(job, table, kv_head, first, count, s, BF16);
+            load_block(job, &w, kv_head, count, following, s, BF16);
         else
-            load_block(job, table, kv_head, first, count, s, F16);
+            load_block(job, &w, kv_head, count, following, s, F16);
         for (int64_t t = t0; t < t1;) {
             int64_t valid = job->positions[t] - first + 1, end = t + 1;
             if (valid >= SPAN) /* tokens that see the whole block go together */

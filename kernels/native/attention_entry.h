@@ -13,15 +13,19 @@ static void find_runs(attention_job *job, int64_t longest) {
     job->runs[job->num_runs] = (int32_t)job->num_tokens;
 }
 
-/* strides: k block, position, head; v block, position, head; in elements. */
-void janus_attention(const float *q, const char *k, const char *v, const int64_t *strides, int dt,
+/* Cache strides in elements. scratch: janus_attention_scratch floats a thread, then num_tokens + 1
+ * words. */
+void janus_attention(const float *q, const char *k, const char *v, int64_t k_block, int64_t k_pos,
+                     int64_t k_head, int64_t v_block, int64_t v_pos, int64_t v_head, int dt,
                      const int32_t *tables, int64_t table_width, const int32_t *seq_ids,
                      const int32_t *positions, int64_t num_tokens, int64_t num_heads,
                      int64_t kv_heads, int64_t head_dim, int64_t v_dim, int64_t block_size,
-                     float scale, float *out, int32_t *runs, float *scratch, int max_threads) {
+                     float scale, float *out, float *scratch, int max_threads) {
+    int64_t scratch_size = janus_attention_scratch(head_dim, v_dim);
+    int32_t *runs = (int32_t *)(scratch + max_threads * scratch_size);
     attention_job job = {
-        .q = q, .k = k, .v = v, .dt = dt, .k_block = strides[0], .k_pos = strides[1],
-        .k_head = strides[2], .v_block = strides[3], .v_pos = strides[4], .v_head = strides[5],
+        .q = q, .k = k, .v = v, .dt = dt, .k_block = k_block, .k_pos = k_pos, .k_head = k_head,
+        .v_block = v_block, .v_pos = v_pos, .v_head = v_head,
         .tables = tables, .seq_ids = seq_ids, .positions = positions, .table_width = table_width,
         .num_tokens = num_tokens, .num_heads = num_heads, .kv_heads = kv_heads,
         .head_dim = head_dim, .v_dim = v_dim, .block_size = block_size, .scale = scale,
@@ -32,9 +36,9 @@ void janus_attention(const float *q, const char *k, const char *v, const int64_t
     find_runs(&job, ITEM_ROWS / widest);
     int64_t per_run = kv_heads * parts, items = job.num_runs * per_run;
     int threads = threads_for(work * num_heads * (head_dim + v_dim), items, max_threads);
-    int64_t scratch_size = janus_attention_scratch(head_dim, v_dim);
     PARALLEL(threads) {
-        attention_scratch s = cut(&job, scratch + (threads > 1 ? omp_get_thread_num() : 0) * scratch_size);
+        int me = threads > 1 ? omp_get_thread_num() : 0;
+        attention_scratch s = cut(&job, scratch + me * scratch_size);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t item = 0; item < items; item++) {
             int64_t run = item / per_run, kv = item % per_run / parts, part = item % parts;

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 SOURCE_DIR = Path(__file__).parent
-COMPILERS = ("cc", "gcc", "clang")
+COMPILERS = ("gcc", "cc", "clang")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-std=gnu11")
 TIME_LIMIT_S = 300
 

@@ -23,10 +23,11 @@ typedef struct {
     int dt;
     int64_t num_slots, hidden, inter;
     double *out;           /* [num_rows, hidden], added to */
+    /* Scratch, cut from one array of words in this order. */
+    double *carry;         /* [num_rows] 1.5 * 2^52 * quantum */
     float *act;            /* [num_rows * top_k, inter padded] silu(gate) * up */
     int32_t *entries;      /* [num_rows * top_k] flat (row, choice), by slot */
     int32_t *starts;       /* [num_slots + 1] */
-    double *carry;         /* [num_rows] 1.5 * 2^52 * quantum */
 } experts_job;
 
 static int64_t round_up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -140,10 +141,13 @@ static void over_slots(const experts_job *job, block_fn *block, span panels) {
 void janus_experts(const float *x, int64_t ldx, int64_t num_rows, int64_t top_k,
                    const int32_t *slots, const float *weights, const char *gate_up,
                    const char *down, int dt, int64_t num_slots, int64_t hidden, int64_t inter,
-                   double *out, float *act, int32_t *entries, int32_t *starts, double *carry,
-                   int max_threads) {
-    experts_job job = {x,         ldx,    num_rows, top_k, slots, weights, gate_up, down,  dt,
-                       num_slots, hidden, inter,    out,   act,   entries, starts,  carry};
+                   double *out, void *scratch, int max_threads) {
+    double *carry = scratch;
+    float *act = (float *)(carry + num_rows);
+    int32_t *entries = (int32_t *)(act + num_rows * top_k * round_up(inter));
+    experts_job job = {x,         ldx,    num_rows, top_k, slots, weights, gate_up, down,    dt,
+                       num_slots, hidden, inter,    out,   carry, act,     entries,
+                       entries + num_rows * top_k};
     block_fn *const up_fns[3] = {gate_up_0, gate_up_1, gate_up_2};
     block_fn *const down_fns[3] = {down_0, down_1, down_2};
     int64_t pairs = group_by_slot(&job);

@@ -63,29 +63,29 @@ static void limit_groups(float *p, int64_t n, int64_t groups, int64_t kept, floa
     }
 }
 
-/* ids, weights [num_rows, k], ids ascending. scratch: 2 * num_experts floats a thread.
- * groups 0: no group limit; kept is then unused. */
+/* One row's ids, ascending, and weights. groups 0: no group limit, kept is then unused. */
+static void route_row(const float *logits, int64_t num_experts, int64_t k, int renormalize,
+                      float scale, int64_t groups, int64_t kept, int32_t *ids, float *weights) {
+    float p[num_experts], best[groups + 1], sum = 0.0f;
+    int32_t group_ids[kept + 1];
+    softmax_row(logits, num_experts, p);
+    if (groups) limit_groups(p, num_experts, groups, kept, best, group_ids);
+    keep_best(p, num_experts, k, ids);
+    sort_ascending(ids, k);
+    for (int64_t i = 0; i < k; i++) sum += p[ids[i]];
+    for (int64_t i = 0; i < k; i++)
+        weights[i] = (renormalize ? p[ids[i]] / sum : p[ids[i]]) * scale;
+}
+
 void janus_route(const float *logits, int64_t num_rows, int64_t num_experts, int64_t k,
                  int renormalize, float scale, int64_t groups, int64_t kept, int32_t *ids,
-                 float *weights, float *scratch, int32_t *group_ids, int max_threads) {
+                 float *weights, int max_threads) {
     int threads = threads_for(num_rows * num_experts * 16, num_rows, max_threads);
     PARALLEL(threads) {
-        int me = threads > 1 ? omp_get_thread_num() : 0;
-        float *p = scratch + me * 2 * num_experts;
         span s = my_span(num_rows, threads);
-        for (int64_t n = s.lo; n < s.hi; n++) {
-            int32_t *id = ids + n * k;
-            float sum = 0.0f;
-            softmax_row(logits + n * num_experts, num_experts, p);
-            if (groups)
-                limit_groups(p, num_experts, groups, kept, p + num_experts,
-                             group_ids + me * num_experts);
-            keep_best(p, num_experts, k, id);
-            sort_ascending(id, k);
-            for (int64_t i = 0; i < k; i++) sum += p[id[i]];
-            for (int64_t i = 0; i < k; i++)
-                weights[n * k + i] = (renormalize ? p[id[i]] / sum : p[id[i]]) * scale;
-        }
+        for (int64_t n = s.lo; n < s.hi; n++)
+            route_row(logits + n * num_experts, num_experts, k, renormalize, scale, groups, kept,
+                      ids + n * k, weights + n * k);
     }
 }
 

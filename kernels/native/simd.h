@@ -142,22 +142,30 @@ ALWAYS vf v_round_to(vf x, int dt) {
     return x;
 }
 
-/* 16 lanes added (or maximised) along one fixed tree. */
+typedef float f4 __attribute__((vector_size(16)));
+typedef int32_t i4 __attribute__((vector_size(16)));
+typedef uint32_t u4 __attribute__((vector_size(16)));
+typedef uint16_t h4 __attribute__((vector_size(8)));
+
+/* 16 lanes added (or maximised) along one fixed tree: lane i with i + 8, then + 4, + 2, + 1. */
 ALWAYS float v16_sum(v16 x) {
-    float lane[LANES];
-    for (int i = 0; i < NV; i++) v_store(lane + i * VL, x.v[i]);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) lane[i] += lane[i + width];
-    return lane[0];
+    f4 q[4];
+    memcpy(q, &x, sizeof q);
+    f4 sum = (q[0] + q[2]) + (q[1] + q[3]);
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+ALWAYS f4 f4_max(f4 a, f4 b) {
+    i4 mask = a > b;
+    return (f4)((mask & (i4)a) | (~mask & (i4)b));
 }
 
 ALWAYS float v16_max(v16 x) {
-    float lane[LANES];
-    for (int i = 0; i < NV; i++) v_store(lane + i * VL, x.v[i]);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++)
-            lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-    return lane[0];
+    f4 q[4];
+    memcpy(q, &x, sizeof q);
+    f4 top = f4_max(f4_max(q[0], q[2]), f4_max(q[1], q[3]));
+    float even = top[0] > top[2] ? top[0] : top[2], odd = top[1] > top[3] ? top[1] : top[3];
+    return even > odd ? even : odd;
 }
 
 /* The first n lanes from memory, the others filled; n >= 16 reads all. */
