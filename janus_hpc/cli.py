@@ -10,7 +10,7 @@ import click
 from janus_hpc import __version__, config
 from janus_hpc.cli_options import run_options
 from janus_hpc.errors import ExitCode, JanusError
-from janus_hpc.launch import LaunchEnv, read_launch
+from janus_hpc.launch import LaunchEnv, limit_openmp_spinning, read_launch
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     speaks = True
     try:
         env = read_launch()
+        limit_openmp_spinning()
         speaks = env.world_rank == 0
         sys.exit(cli.main(standalone_mode=False, obj=env))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -71,7 +71,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
-    Relative `prompts` and `model` in a job file are relative to the job file, `output` to the working folder. Errors: UsageError naming file and key;
+    Relative `prompts` and `model` in a job file are relative to the job file, `output` to the working
+    folder. Errors: UsageError naming file and key;
     an unknown key lists the valid ones.
     """
     values: dict[str, Any] = {}

@@ -68,6 +68,9 @@ _LAUNCHERS = (
     _Launcher(name="pmix", marks=("PMIX_RANK",), world_rank="PMIX_RANK"),
 )
 
+# Turns of GNU OpenMP's waiting loop, some 10 to 40 ns each.
+_SPIN_COUNT = "5000"
+
 _SLURM_FIELDS = (
     "SLURM_JOB_ID",
     "SLURM_JOB_NAME",
@@ -140,6 +143,17 @@ def read_launch(environ: Mapping[str, str] | None = None) -> LaunchEnv:
         cache_dir=_cache_dir(environ),
         slurm=slurm,
     )
+
+
+def limit_openmp_spinning() -> None:
+    """Make idle OpenMP threads sleep after about 0.1 ms instead of milliseconds, unless the user
+    has set GOMP_SPINCOUNT or OMP_WAIT_POLICY. To be called before torch is imported.
+
+    A thread that spins while others want its core costs a time slice a parallel region: measured
+    8 ms instead of 0.05 ms a matrix product with 2 threads on 2 shared cores.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def check_world(env: LaunchEnv, world_size_seen_by_mpi: int, mpi_library: str) -> None:

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def route_kernel(  # type: ignore[no-untyped-def]
     logits_ptr,
     ids_ptr,
@@ -31,7 +31,7 @@ def route_kernel(  # type: ignore[no-untyped-def]
     scores = scores / tl.sum(scores, axis=0)
     # What is chosen by: NaN below every score, then what is taken, then what is no expert, so that
     # TOP_K distinct experts come out of any input.
-    key = tl.where(inside, tl.where(scores == scores, scores, -0.5), -2.0)
+    key = tl.where(inside, tl.where(scores >= 0.0, scores, -0.5), -2.0)
     if TOPK_GROUPS > 0:
         # A group counts as its best expert: the best expert outside the kept groups names the next.
         left = key

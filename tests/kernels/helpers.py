@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from janus_hpc.kernels.ops import Ops, PackedExperts
 from scipy.special import softmax  # type: ignore[import-untyped]
 from torch import Tensor
-
-from janus_hpc.kernels.ops import Ops, PackedExperts
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FLOAT32_EPS = 2.0**-24

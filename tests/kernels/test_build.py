@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from janus_hpc.kernels.make import make_ops
 from janus_hpc.kernels.native import build
 from janus_hpc.kernels.native_ops import NativeOps
+
 from tests.kernels.helpers import normal
 
 CPU = torch.device("cpu")

