@@ -23,20 +23,14 @@ from janus_hpc.sampling.eos import load_eos_token_ids
 from janus_hpc.sampling.tokenizer import TextCodec
 
 
-def answer(world: World, plan: RunPlan, part: Part, stop: StopFlag) -> list[StepHeader]:
+def answer(
+    world: World, plan: RunPlan, part: Part, stop: StopFlag, progress: Progress | None
+) -> list[StepHeader]:
     """The last step's headers; empty on a rank that takes no part. Collective over the active ranks."""
     pending = plan.pending_rows()
     journal: JournalWriter | None = None
     if plan.roles[world.world_rank].does_attention:
         journal = JournalWriter(plan.run_dir, plan.launch, world.world_rank, plan.fingerprint)
-    progress: Progress | None = None
-    if world.world_rank == 0:
-        progress = Progress(
-            plan.output.with_suffix(".progress.json"),
-            plan.num_rows,
-            plan.num_resumed,
-            plan.num_failed,
-        )
 
     def on_step(headers: list[StepHeader]) -> None:
         if journal is not None:

@@ -33,11 +33,12 @@ class Progress:
         self.started_s = time.monotonic()
         self._shown_s = self._written_s = float("-inf")
         self.first_row_s: float | None = None
+        self._last = Counters(0, 0, 0, 0, 0, 0)
 
     def update(self, counters: list[tuple[int, ...]], state: str = "running") -> None:
         """Show and write what is due. `state` other than running is always shown and written."""
         now_s = time.monotonic()
-        total = Counters.total(counters)
+        total = self._last = Counters.total(counters)
         if self.first_row_s is None and total.rows_done > total.rows_failed:
             self.first_row_s = now_s - self.started_s
         ended = state != "running"
@@ -47,6 +48,10 @@ class Progress:
         if ended or now_s - self._written_s >= FILE_EVERY_S:
             self._written_s = now_s
             self._write(total, now_s, state)
+
+    def complete(self) -> None:
+        """The results file is in its place."""
+        self._write(self._last, time.monotonic(), "complete")
 
     def _rate(self, total: Counters, now_s: float) -> tuple[float, float | None]:
         """Tokens a second, and seconds to go (None before the first row)."""

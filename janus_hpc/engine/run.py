@@ -11,6 +11,7 @@ from janus_hpc.engine.finish import finish_run
 from janus_hpc.engine.parts import load_part
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.prepare import AlreadyComplete, prepare
+from janus_hpc.engine.progress import Progress
 from janus_hpc.engine.setup import make_setup
 from janus_hpc.engine.signals import StopFlag
 from janus_hpc.errors import ExitCode, JanusError
@@ -90,8 +91,19 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
     world.barrier()
     if world.world_rank == 0 and part.exchange is not None:
         log.info("exchange: %s (%s)", part.exchange.kind, part.exchange.why)
+    progress = _progress(plan) if world.world_rank == 0 else None
     started_s = time.monotonic()
-    headers = answer(world, plan, part, stop)
+    headers = answer(world, plan, part, stop, progress)
     seconds = time.monotonic() - started_s
     stopped = any(header.stop for header in headers)
-    return finish_run(world, plan, setup, part, seconds, stopped)
+    if part.exchange is not None:
+        part.exchange.free()
+    code = finish_run(world, plan, setup, part, seconds, stopped)
+    if progress is not None and not stopped:
+        progress.complete()
+    return code
+
+
+def _progress(plan: RunPlan) -> Progress:
+    path = plan.output.with_suffix(".progress.json")
+    return Progress(path, plan.num_rows, plan.num_resumed, plan.num_failed)

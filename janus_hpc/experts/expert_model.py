@@ -40,6 +40,7 @@ class ExpertModel:
 
     def load(self, reader: Reader, dtype: torch.dtype, device: torch.device) -> None:
         """Read this rank's experts one by one; memory beyond the packed weights is one expert's."""
+        self.device = device
         slot_of_expert = torch.full((self.spec.moe.num_experts,), -1, dtype=torch.int32)
         slot_of_expert[self.expert_ids] = torch.arange(len(self.expert_ids), dtype=torch.int32)
         self.slot_of_expert_E = slot_of_expert.to(device)
@@ -59,7 +60,7 @@ class ExpertModel:
     def compute(self, layer: int, x_ND: torch.Tensor, out_ND: torch.Tensor) -> None:
         """Add this rank's weighted expert outputs for x_ND into out_ND (float64, zeroed by the caller)."""
         moe = self.spec.moe
-        x_ND = x_ND.float()
+        x_ND = x_ND.to(self.device, torch.float32)
         logits_NE = self.ops.linear(x_ND, self.gates[layer])
         ids_NK, weights_NK = self.ops.route_softmax_topk(
             logits_NE,
@@ -71,4 +72,9 @@ class ExpertModel:
         )
         self.activity.record(layer, ids_NK)
         slots_NK = self.slot_of_expert_E[ids_NK.long()]
-        self.ops.experts(x_ND, slots_NK, weights_NK, self.experts[layer], out_ND)
+        if out_ND.device == self.device:
+            self.ops.experts(x_ND, slots_NK, weights_NK, self.experts[layer], out_ND)
+        else:  # the exchange's buffers are host memory, this rank computes on its GPU
+            sums_ND = torch.zeros_like(out_ND, device=self.device)
+            self.ops.experts(x_ND, slots_NK, weights_NK, self.experts[layer], sums_ND)
+            out_ND.copy_(sums_ND)

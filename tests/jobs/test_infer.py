@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def test_sixteen_ranks_on_mixed_rows(tmp_path: Path) -> None:
     assert errors and all(row["error"]["reason"] for row in errors)
     assert all(row["error"]["line"] == row["index"] + 1 for row in errors)
     run_janus(1, "infer", "prompts.jsonl", "-o", "one.h5", cwd=tmp_path, check=3)
-    assert export_text(tmp_path / "one.h5", tmp_path) == export_text(tmp_path / "prompts.h5", tmp_path)
+    assert export_text(tmp_path / "one.h5", tmp_path) == export_text(
+        tmp_path / "prompts.h5", tmp_path
+    )
 
 
 @pytest.mark.parametrize("rows", [[], [{"prompt": "12+34=", "temperature": 0}]])
@@ -89,7 +92,10 @@ def test_half_precision_gives_the_same_bytes_on_every_split(tmp_path: Path, dtyp
 
 
 def test_a_row_that_can_never_fit_is_refused(tmp_path: Path) -> None:
-    rows = [{"prompt": "1+1=", "max_tokens": 400}, {"prompt": "2+2=", "temperature": 0, "max_tokens": 9}]
+    rows = [
+        {"prompt": "1+1=", "max_tokens": 400},
+        {"prompt": "2+2=", "temperature": 0, "max_tokens": 9},
+    ]
     write_rows(tmp_path / "rows.jsonl", rows)
     run_janus(0, "infer", "rows.jsonl", "--kv-memory", "100KB", cwd=tmp_path, check=3)
     found = export_rows(tmp_path / "rows.h5", tmp_path)
@@ -167,6 +173,26 @@ def ancestors(pid: int) -> list[int]:
 
 def test_the_demo_folder_is_what_runs_without_a_model(tmp_path: Path) -> None:
     assert (demo_model_dir() / "config.json").is_file()
-    write_rows(tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": "Upper: janus ="}]}])
+    write_rows(
+        tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": "Upper: janus ="}]}]
+    )
     run_janus(0, "infer", "rows.jsonl", "--temperature", "0", cwd=tmp_path)
     assert export_rows(tmp_path / "rows.h5", tmp_path)[0]["text"] == "JANUS"
+
+
+def test_without_a_compiler_torch_computes_and_the_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"Reverse: {w} =", "temperature": 0} for w in ("kamel", "abc", "janus")]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    done = run_janus(2, "infer", "rows.jsonl", cwd=tmp_path)
+    assert "kernels: torch (no C compiler found" in done.stderr
+    assert [row["text"] for row in export_rows(tmp_path / "rows.h5", tmp_path)] == [
+        "lemak",
+        "cba",
+        "sunaj",
+    ]
+    with h5py.File(tmp_path / "rows.h5") as file:
+        assert file.attrs["kernels"] == "torch"

@@ -57,3 +57,4 @@ def test_existing_results_are_kept(folder: Path) -> None:
     run_janus(0, "infer", "rows.jsonl", "--seed", "5", "--overwrite", cwd=folder)
     state = json.loads((folder / "rows.progress.json").read_text())
     assert state["rows_done"] == 1
+    assert state["state"] == "complete"
