@@ -162,7 +162,9 @@ class NativeOps:
         num_tokens, num_heads, head_dim = q_THd.shape
         block_size, kv_heads, v_dim = v_cache.shape[1:]
         assert q_THd.is_contiguous() and block_tables_SM.is_contiguous()
-        assert k_cache.stride(3) == 1 and v_cache.stride(3) == 1
+        assert k_cache.stride(3) == 1 and v_cache.stride(3) == 1 and k_cache.dtype == v_cache.dtype
+        assert q_THd.dtype == torch.float32 and block_tables_SM.dtype == torch.int32
+        assert sequence_ids_T.dtype == positions_T.dtype == torch.int32
         out_THv = torch.empty((num_tokens, num_heads, v_dim))
         # Each thread's part, then the runs of tokens, in words of four bytes.
         scratch = torch.empty(
@@ -254,7 +256,7 @@ class NativeOps:
         num_groups: int = 0,
         topk_groups: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        assert logits_TE.is_contiguous()
+        assert logits_TE.is_contiguous() and logits_TE.dtype == torch.float32
         num_rows, num_experts = logits_TE.shape
         ids_TJ = torch.empty((num_rows, top_k), dtype=torch.int32)
         weights_TJ = torch.empty((num_rows, top_k))

@@ -66,21 +66,26 @@ def route_softmax_topk(
 ) -> tuple[Tensor, Tensor]:
     """ids_NK int32, ascending, and weights_NK float32; see `Ops.route_softmax_topk`."""
     num_rows, num_experts = logits_NE.shape
+    assert 0 < top_k <= num_experts, f"{top_k=} {num_experts=}"
+    assert topk_groups <= num_groups, f"{topk_groups=} {num_groups=}"
+    assert not num_groups or num_experts % num_groups == 0, f"{num_experts=} {num_groups=}"
     ids_NK = torch.empty((num_rows, top_k), dtype=torch.int32, device=logits_NE.device)
     weights_NK = torch.empty((num_rows, top_k), dtype=torch.float32, device=logits_NE.device)
     if num_rows:
         block = triton.next_power_of_2(num_experts)
-        route_kernel[(num_rows,)](
-            logits_NE.contiguous(),
-            ids_NK,
-            weights_NK,
-            num_experts,
-            num_experts // max(num_groups, 1),
-            scale,
-            TOP_K=top_k,
-            TOPK_GROUPS=topk_groups if num_groups else 0,
-            RENORMALIZE=renormalize,
-            BLOCK_E=block,
-            num_warps=1 if block <= 256 else 4,
-        )
+        # Triton launches on the current device, which need not be that of the tensor.
+        with torch.cuda.device_of(logits_NE):
+            route_kernel[(num_rows,)](
+                logits_NE.contiguous(),
+                ids_NK,
+                weights_NK,
+                num_experts,
+                num_experts // max(num_groups, 1),
+                scale,
+                TOP_K=top_k,
+                TOPK_GROUPS=topk_groups if num_groups else 0,
+                RENORMALIZE=renormalize,
+                BLOCK_E=block,
+                num_warps=1 if block <= 256 else 4,
+            )
     return ids_NK, weights_NK

@@ -31,7 +31,12 @@ mpi() {
     done
 }
 jobs() { python -m pytest -q -x tests/jobs; }
-slurm() { python -m pytest -q -x tests/slurm; }
+slurm() {
+    if [ "${CI:-}" = true ] || [ "${JANUS_TEST_INSTALL:-}" = 1 ]; then
+        bash tests/slurm/install.sh
+    fi
+    python -m pytest -q -x tests/slurm
+}
 readme() { python -m pytest -q -x tests/readme; }
 
 for stage in "${stages[@]}"; do

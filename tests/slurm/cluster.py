@@ -5,11 +5,12 @@ Knows how Slurm is set up, used and ended; nothing of the jobs it runs. Leaves n
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.slurm.configuration import NUM_NODES, write_configuration
@@ -17,6 +18,7 @@ from tests.slurm.configuration import NUM_NODES, write_configuration
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 10.0
 POLL_S = 0.1
+UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 
 
@@ -62,6 +64,20 @@ class Cluster:
         assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
+    def submit(self, cwd: Path, *words: str | Path) -> str:
+        """sbatch; returns the job's id."""
+        return self.command("sbatch", "--parsable", *words, cwd=cwd).strip()
+
+    def wait_for(self, job: str, limit_s: float) -> tuple[str, str]:
+        """Wait for the job's end: its state and its `exit code:signal`."""
+        wait_until(lambda: self._state(job)[0] not in UNFINISHED, f"job {job} ends", limit_s)
+        return self._state(job)
+
+    def _state(self, job: str) -> tuple[str, str]:
+        fields = self.command("scontrol", "show", "job", job, "--oneliner").split()
+        values = dict(field.split("=", 1) for field in fields if "=" in field)
+        return values["JobState"], values["ExitCode"]
+
     def nodes_are_idle(self) -> bool:
         """Whether the controller answers and every node is ready for jobs."""
         done = subprocess.run(
@@ -96,9 +112,9 @@ def running_cluster() -> Iterator[Cluster]:
         cluster = Cluster(folder)
         write_configuration(folder, _slurm_version())
         stack.callback(_end_all, cluster)
-        munged = ("--foreground", "--force", f"--socket={folder}/munge.socket")
-        munged += (f"--key-file={folder}/munge.key", f"--pid-file={folder}/munged.pid")
-        munged += (f"--seed-file={folder}/munge.seed", f"--log-file={folder}/munged.log")
+        munged = ["--foreground", "--force", f"--socket={folder}/munge.socket"]
+        munged += [f"--key-file={folder}/munge.key", f"--pid-file={folder}/munged.pid"]
+        munged += [f"--seed-file={folder}/munge.seed", f"--log-file={folder}/munged.log"]
         stack.enter_context(_daemon(cluster, "munged", munged))
         socket = folder / "munge.socket"
         wait_until(socket.exists, "munged listens", START_LIMIT_S)
@@ -175,7 +191,5 @@ def _environ_of(pid: int) -> list[bytes]:
 
 
 def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        pass
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import random
 import secrets
 import socket
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
+FirstJobId={first_job_id}
 # Nothing here may need cgroups, or hold the jobs to their share of the cores.
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
@@ -51,6 +53,8 @@ def write_configuration(folder: Path, version: tuple[int, int]) -> None:
         host=socket.gethostname().split(".")[0],
         user=getpass.getuser(),
         controller_port=controller_port,
+        # MPICH names its shared memory by job id, and a killed job leaves some behind.
+        first_job_id=random.randrange(1, 60_000_000),
         node_ports=",".join(map(str, node_ports)),
         num_nodes=NUM_NODES,
         cpus=CPUS_PER_NODE,
