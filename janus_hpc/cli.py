@@ -9,6 +9,7 @@ import click
 
 from janus_hpc import __version__, config
 from janus_hpc.cli_options import run_options
+from janus_hpc.cli_world import start_world
 from janus_hpc.errors import ExitCode, JanusError
 from janus_hpc.launch import LaunchEnv, limit_openmp_spinning, read_launch
 
@@ -21,10 +22,6 @@ def main() -> None:
         limit_openmp_spinning()
         speaks = env.world_rank == 0
         sys.exit(cli.main(standalone_mode=False, obj=env))
-    except click.exceptions.NoArgsIsHelpError as error:
-        if speaks:
-            error.show()
-        sys.exit(int(ExitCode.USAGE))
     except click.ClickException as error:
         if speaks:
             error.show()
@@ -85,13 +82,11 @@ def infer(env: LaunchEnv, /, prompts: str | None, job: Path | None, **flags: Any
         given["prompts"] = prompts
     run_config = config.load(job, given)
 
-    from janus_hpc.comm.guard import guard
-    from janus_hpc.comm.world import World
-    from janus_hpc.engine.run import infer as run_infer
-    from janus_hpc.log import setup_logging
+    world = start_world(env)
 
-    world = World.start()
-    setup_logging(world.label, console=world.world_rank == 0)
+    from janus_hpc.comm.guard import guard
+    from janus_hpc.engine.run import infer as run_infer
+
     with guard(world):
         return int(run_infer(world, env, run_config))
     raise AssertionError("the guard ends the program on every error")

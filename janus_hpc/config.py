@@ -75,18 +75,17 @@ def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     folder. Errors: UsageError naming file and key;
     an unknown key lists the valid ones.
     """
-    values: dict[str, Any] = {}
-    where = "command line"
-    if job is not None:
-        where = str(job)
-        values = _read_job(job)
+    values: dict[str, Any] = {} if job is None else _read_job(job)
     values |= overrides
     if "prompts" not in values:
         raise UsageError("no prompts file given: name one on the command line or in the job file")
     try:
         return msgspec.convert(values, RunConfig)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from error
+        reason, _, path = str(error).partition(" - at `$.")
+        key = path.rstrip("`")
+        where = f"--{key.replace('_', '-')}" if key in overrides else f"{job}: key {key!r}"
+        raise UsageError(f"{where}: {reason}, got {values.get(key)!r}") from error
 
 
 def _read_job(job: Path) -> dict[str, Any]:

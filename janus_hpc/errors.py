@@ -41,9 +41,3 @@ class CommTimeout(JanusError):
     """A peer did not answer within the communication time limit."""
 
     exit_code = ExitCode.TIMEOUT
-
-
-class Interrupted(JanusError):
-    """The run was stopped by a signal; what is finished is kept and the run can be resumed."""
-
-    exit_code = ExitCode.INTERRUPTED

@@ -178,7 +178,7 @@ def threads_per_rank(env: LaunchEnv, num_cores_of_node: int, ranks_on_node: int)
     if env.omp_threads is not None:
         why = f"OMP_NUM_THREADS={env.omp_threads}"
         return Threads(num_threads=env.omp_threads, oversubscribed=oversubscribed, why=why)
-    why = f"{num_cores_of_node} cores / {ranks_on_node} ranks on this node"
+    why = f"{num_cores_of_node} cores / {ranks_on_node} ranks of one role on this node"
     if oversubscribed:
         why += ": more ranks than cores, so ranks take turns"
     num_threads = max(1, num_cores_of_node // ranks_on_node)

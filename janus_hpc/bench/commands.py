@@ -1,6 +1,7 @@
 """`janus-hpc bench`: measurements as sub-commands, printed as JSON."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import click
 from janus_hpc import config
 from janus_hpc.bench.shapes import shape_config
 from janus_hpc.cli_options import run_options
+from janus_hpc.cli_world import start_world
+from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.config_file import ConfigFile
 
@@ -17,6 +20,13 @@ NOT_HERE = (
     "prompts", "model", "output", "split", "strict", "fresh", "overwrite", "retry_failed",
     "max_tokens", "temperature", "seed", "max_context",
 )  # fmt: skip
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.isdigit() and int(size) > 0 for size in sizes):
+        raise UsageError(f"--batch: expected numbers such as 1,8,32, got {text!r}")
+    return [int(size) for size in sizes]
 
 
 @click.group()
@@ -31,9 +41,9 @@ def bench() -> None:
 )
 @click.option("--batch", default="1,8,32,128", help="batch sizes")
 @click.option("--splits", default="colocated", help="e.g. colocated,1a2e")
-@click.option("--prompt-tokens", default=32, help="prompt length")
-@click.option("--new-tokens", default=64, help="answer length")
-@click.option("--repeats", default=3, help="timed runs, the median counts")
+@click.option("--prompt-tokens", default=32, type=click.IntRange(1), help="prompt length")
+@click.option("--new-tokens", default=64, type=click.IntRange(2), help="answer length")
+@click.option("--repeats", default=3, type=click.IntRange(1), help="timed runs, the median counts")
 @click.option("--peer/--no-peer", default=True, help="time transformers beside")
 @click.option("--json", "json_path", default="-", help="where the records go; - is standard output")
 @run_options(skip=NOT_HERE)
@@ -57,13 +67,14 @@ def e2e(
     run = config.load(None, {"prompts": ""} | given)
     values = ConfigFile.load(model_dir).values if model_dir else shape_config(shape)
 
+    if peer and find_spec("transformers") is None:
+        click.echo("transformers is not installed: no peer is timed", err=True)
+        peer = False
+    world = start_world(env)
+
     from janus_hpc.bench.e2e import E2eOptions, run_e2e
     from janus_hpc.comm.guard import guard
-    from janus_hpc.comm.world import World
-    from janus_hpc.log import setup_logging
 
-    world = World.start()
-    setup_logging(world.label, console=world.world_rank == 0)
     with guard(world):
         records = run_e2e(
             world,
@@ -71,7 +82,7 @@ def e2e(
             E2eOptions(
                 config_values=values,
                 model_dir=model_dir,
-                batches=[int(size) for size in batch.split(",")],
+                batches=_sizes(batch),
                 splits=splits.split(","),
                 num_prompt_tokens=prompt_tokens,
                 num_new_tokens=new_tokens,

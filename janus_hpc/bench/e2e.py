@@ -21,10 +21,10 @@ from janus_hpc.engine.device import choose_device_kind
 from janus_hpc.engine.parts import Part, RunHooks, load_part
 from janus_hpc.engine.prepare import choose_split
 from janus_hpc.engine.setup import make_setup
-from janus_hpc.launch import LaunchEnv, check_world
+from janus_hpc.launch import LaunchEnv
 from janus_hpc.layers.source import Reader
 from janus_hpc.models.config_file import ConfigFile
-from janus_hpc.models.registry import families
+from janus_hpc.models.registry import spec_of
 from janus_hpc.topology import assign_roles
 from janus_hpc.weights.checkpoint import Checkpoint
 from janus_hpc.weights.random import RandomWeights
@@ -47,7 +47,6 @@ class E2eOptions:
 
 def run_e2e(world: World, env: LaunchEnv, options: E2eOptions) -> list[dict[str, Any]]:
     """One record a split and batch size, on rank 0; empty elsewhere. Collective over the world."""
-    check_world(env, world.world_size, world.library_version)
     peer = _peer_speeds(world, options) if options.peer else {}
     records = []
     for split in options.splits:
@@ -68,8 +67,7 @@ def run_e2e(world: World, env: LaunchEnv, options: E2eOptions) -> list[dict[str,
 def _load(
     world: World, env: LaunchEnv, options: E2eOptions, split_text: str
 ) -> tuple[Part, dict[str, Any]]:
-    config = ConfigFile(Path("config.json"), options.config_values)
-    spec = families()[options.config_values["architectures"][0]](config)
+    spec = spec_of(ConfigFile(options.model_dir or Path("shape"), options.config_values))
     split, _ = choose_split(split_text, spec, world.world_size)
     topology = world.topology(assign_roles(split, list(world.node_ids)))
     dtype = spec.stored_dtype if options.run.dtype == "auto" else options.run.dtype
@@ -142,7 +140,7 @@ def _peer_speeds(world: World, options: E2eOptions) -> dict[int, dict[str, dict[
     """Batch -> kind of experts -> speeds, with all the node's cores as threads; other ranks wait."""
     speeds: dict[int, dict[str, dict[str, float]]] = {}
     if world.world_rank == 0:
-        peer = TransformersPeer(options.config_values, world.num_cores)
+        peer = TransformersPeer(options.config_values, options.run.dtype, world.num_cores)
         rows = MemoryRows(int(options.config_values["vocab_size"]), options.num_prompt_tokens, 1)
         for batch in options.batches:
             prompts = [rows.prompt(index) for index in range(batch)]

@@ -1,7 +1,7 @@
 """Answering the pending rows on one rank: its part of the engine with rows, journal and progress around it."""
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def _no_record(result: object) -> None:
 def _make_rows(plan: RunPlan, capacity_tokens: int) -> RowSource:
     """Rows of the prompts file for one attention rank."""
     # Templates that print the date give a resumed run the prompts of the run's first day.
-    began = datetime.fromtimestamp(plan.began_at_unix_s)
+    began = datetime.fromtimestamp(plan.began_at_unix_s, tz=UTC)
     codec = TextCodec.load(plan.model_dir, now=lambda: began)
     eos = codec.eos_token_ids if codec is not None else load_eos_token_ids(plan.model_dir)
     index = InputIndex.open(plan.index_path)

@@ -75,9 +75,10 @@ def _shared_build(
     make(sizing)
     if device.type == "cpu":
         slab_bytes = shared.allocate(sizing.num_bytes)
-        model = make(SlabSource(ops, dtype, slab_bytes, reader if shared.is_leader else None))
+        filled = make(SlabSource(ops, dtype, slab_bytes, reader)) if shared.is_leader else None
         shared.fence()
-        return model
+        # The others construct only now: a layer may copy what it is handed.
+        return filled if filled is not None else make(SlabSource(ops, dtype, slab_bytes, None))
     # Each GPU needs its own copy; the node's leader still reads the files, the others copy from it.
     staging = shared.allocate(sizing.num_bytes)
     if shared.is_leader:

@@ -1,4 +1,4 @@
-"""Where a rank's tensors live, and how much memory its KV cache may take there."""
+"""Where a rank's tensors live, and how much memory a KV cache may take there."""
 
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from janus_hpc.errors import UsageError
 CPU_KV_SHARE = 0.25
 CUDA_KV_SHARE = 0.80
 MEMINFO = Path("/proc/meminfo")
+CGROUPS = Path("/proc/self/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def choose_device_kind(asked: str) -> str:
@@ -30,14 +32,46 @@ def rank_device(kind: str, local_rank: int) -> torch.device:
     return device
 
 
-def kv_budget_bytes(setting: str, device: torch.device, ranks_sharing: int) -> int:
-    """Bytes for this rank's KV cache: as set, or a share of what is free divided by those who share it."""
+def kv_budget_bytes(
+    setting: str, device: torch.device, ranks_sharing: int, weight_bytes: int
+) -> int:
+    """Bytes for this rank's KV cache: as set, or a share of what weights leave free, divided by those who
+    share it. To be asked before weights are loaded."""
     if setting != "auto":
         return parse_bytes(setting, "--kv-memory")
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
-        return int(free_bytes * CUDA_KV_SHARE / ranks_sharing)
-    return int(_available_bytes() * CPU_KV_SHARE / ranks_sharing)
+        return int(max(free_bytes / ranks_sharing - weight_bytes, 0) * CUDA_KV_SHARE)
+    host_bytes = min(_available_bytes(), _cgroup_room_bytes())
+    return int(max(host_bytes / ranks_sharing - weight_bytes, 0) * CPU_KV_SHARE)
+
+
+def _cgroup_room_bytes() -> float:
+    """What the memory limits of this process's control groups leave (Slurm's --mem); inf without a limit."""
+    room = float("inf")
+    for line in CGROUPS.read_text(encoding="ascii").splitlines() if CGROUPS.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root, names = (CGROUP_ROOT, ("memory.max", "memory.current"))
+        if controllers:
+            root = CGROUP_ROOT / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            room = min(room, _room_of(group, *names))
+            if group == root:
+                break
+    return max(room, 0.0)
+
+
+def _room_of(group: Path, limit_name: str, usage_name: str) -> float:
+    try:
+        limit = (group / limit_name).read_text(encoding="ascii").strip()
+        usage = (group / usage_name).read_text(encoding="ascii").strip()
+    except OSError:
+        return float("inf")
+    return float("inf") if limit == "max" else float(limit) - float(usage)
 
 
 def _available_bytes() -> int:

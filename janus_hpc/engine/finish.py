@@ -2,7 +2,10 @@
 
 import logging
 import shutil
+import sys
 import time
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,9 @@ from janus_hpc.engine.parts import Part
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
-from janus_hpc.errors import ExitCode
+from janus_hpc.errors import ExitCode, JanusError
 from janus_hpc.experts.activity import ExpertActivity
+from janus_hpc.launch import LaunchEnv
 from janus_hpc.results.manifest import load_manifest
 from janus_hpc.results.merge import MergeReport, merge
 from janus_hpc.results.stats import BatchStats, LayerStats, RunStats
@@ -22,9 +26,12 @@ from janus_hpc.rows.index import InputIndex
 
 log = logging.getLogger(__name__)
 
+PACKAGES = ("torch", "numpy", "h5py", "mpi4py", "msgspec", "safetensors", "tokenizers", "jinja2")
+
 
 def finish_run(
     world: World,
+    env: LaunchEnv,
     plan: RunPlan,
     setup: EngineSetup,
     part: Part,
@@ -45,8 +52,11 @@ def finish_run(
     code = ExitCode.OK
     if collected is not None:
         try:
-            code = _merge(world, plan, setup, part, collected, seconds)
-        except Exception as problem:
+            code = _merge(world, env, plan, setup, part, collected, seconds)
+        except JanusError as problem:
+            error = problem
+        except Exception as problem:  # every rank must learn of it
+            log.exception("writing %s failed", plan.output)
             error = problem
     world.agree(error)
     agreed: ExitCode = world.bcast(code)
@@ -55,6 +65,7 @@ def finish_run(
 
 def _merge(
     world: World,
+    env: LaunchEnv,
     plan: RunPlan,
     setup: EngineSetup,
     part: Part,
@@ -75,12 +86,15 @@ def _merge(
         plan.output,
         plan.num_rows,
         plan.fingerprint,
-        _provenance(world, plan, setup, part),
+        _provenance(world, env, plan, setup, part),
         stats=stats,
         chat=InputIndex.open(plan.index_path).chat,
     )
     _report(plan, report, tallies, seconds, time.monotonic() - started_s)
-    shutil.rmtree(plan.run_dir)
+    try:
+        shutil.rmtree(plan.run_dir)
+    except OSError as error:
+        log.warning("the results are complete; could not remove %s: %s", plan.run_dir, error)
     return ExitCode.ROWS_FAILED if report.num_failed else ExitCode.OK
 
 
@@ -124,25 +138,32 @@ def _layer_stats(activity: ExpertActivity) -> LayerStats:
     )
 
 
-def _provenance(world: World, plan: RunPlan, setup: EngineSetup, part: Part) -> dict[str, Any]:
+def _provenance(
+    world: World, env: LaunchEnv, plan: RunPlan, setup: EngineSetup, part: Part
+) -> dict[str, Any]:
     config = plan.config
     return {
         "janus_version": janus_hpc.__version__,
         "created": int(time.time()),
         "fingerprint": plan.fingerprint_fields,
-        "model": str(plan.model_dir),
+        "model": str(plan.model_dir.resolve()),
         "architecture": plan.spec.architecture,
-        "input": config.prompts,
+        "input": str(Path(config.prompts).resolve()),
         "config": {name: getattr(config, name) for name in config.__struct_fields__},
         "split": str(plan.split),
         "split_why": plan.split_why,
         "roles": [str(role) for role in plan.roles],
         "hosts": list(world.hosts),
+        "launcher": env.launcher,
+        "slurm": env.slurm,
+        "versions": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
         "mpi_library": world.library_version,
         "exchange": part.exchange.kind if part.exchange is not None else "",
         "exchange_why": part.exchange.why if part.exchange is not None else "",
-        "kernels": setup.ops.name,
-        "kernels_why": setup.ops.why,
+        "kernels": setup.kernels,
+        "kernels_why": setup.kernels_why,
         "device": str(setup.device),
         "threads_per_rank": setup.num_threads,
+        "threads_why": setup.threads_why,
+        "kv_bytes": setup.kv_bytes,
     }

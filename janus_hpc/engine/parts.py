@@ -16,7 +16,6 @@ from janus_hpc.engine.active import ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop, RowSource
 from janus_hpc.engine.build import build_attention, build_experts
 from janus_hpc.engine.claims import ClaimQueue, RowIds
-from janus_hpc.engine.device import kv_budget_bytes
 from janus_hpc.engine.expert_loop import run_expert, serve_layer
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
@@ -101,10 +100,9 @@ class AttentionPart:
         self.while_away = while_away
         self.tallies = Tallies()
         config = setup.config
-        budget = kv_budget_bytes(config.kv_memory, setup.device, setup.ranks_on_device)
         num_blocks = num_blocks_for(
             setup.spec,
-            budget,
+            setup.kv_bytes,
             config.block_size,
             setup.dtype,
             config.max_sequences * setup.max_context,

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,24 @@ from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.errors import ModelError, UsageError
 from janus_hpc.launch import LaunchEnv
-from janus_hpc.models.registry import IGNORED_TENSORS, load_spec
+from janus_hpc.models.registry import ignored_tensors, load_spec
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.planner.split import default_split
 from janus_hpc.results.done import load_done
-from janus_hpc.results.manifest import fingerprint_bytes, load_manifest, run_dir_for, start_launch
+from janus_hpc.results.lock import run_lock
+from janus_hpc.results.manifest import (
+    differences,
+    fingerprint_bytes,
+    load_manifest,
+    run_dir_for,
+    start_launch,
+)
 from janus_hpc.results.reader import ResultsFile
 from janus_hpc.rows.index import InputIndex, build_index
 from janus_hpc.rows.reader import RowReader, first_errors
-from janus_hpc.topology import Split, assign_roles, parse_split
+from janus_hpc.sampling.eos import load_eos_token_ids
+from janus_hpc.sampling.tokenizer import TextCodec
+from janus_hpc.topology import Role, Split, assign_roles, parse_split
 from janus_hpc.weights.checkpoint import Checkpoint
 from janus_hpc.weights.fingerprint import fingerprint
 
@@ -54,31 +64,64 @@ def row_defaults(config: RunConfig) -> SamplingParams:
 
 
 def prepare(
-    config: RunConfig, env: LaunchEnv, node_ids: Sequence[int], hosts: Sequence[str], device: str
+    config: RunConfig,
+    env: LaunchEnv,
+    node_ids: Sequence[int],
+    hosts: Sequence[str],
+    device: str,
+    held: ExitStack,
 ) -> RunPlan | AlreadyComplete:
     """Check everything, index the input, open or start the run folder, and decide the plan.
 
-    Errors: UsageError (exit 2), naming file, key, expected and found.
+    The run folder's lock is entered into `held`. Errors: UsageError (exit 2), naming file, key, expected and
+    found; a run folder made here is then removed again.
     """
     prompts = Path(config.prompts)
     output = Path(config.output or prompts.with_suffix(".h5").name)
+    run_dir = run_dir_for(output)
+    existed = run_dir.exists()
+    try:
+        return _prepare(config, env, node_ids, hosts, device, held, prompts, output, run_dir)
+    except UsageError:
+        if not existed and load_manifest(run_dir) is None:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+
+
+def _prepare(
+    config: RunConfig,
+    env: LaunchEnv,
+    node_ids: Sequence[int],
+    hosts: Sequence[str],
+    device: str,
+    held: ExitStack,
+    prompts: Path,
+    output: Path,
+    run_dir: Path,
+) -> RunPlan | AlreadyComplete:
     model_dir = Path(config.model) if config.model else demo_model_dir()
     _check_kv_memory(config)
     spec = load_spec(model_dir)
     dtype = _dtype(config, spec, model_dir)
     with Checkpoint(model_dir) as checkpoint:
-        checkpoint.check(spec.all_tensors(), IGNORED_TENSORS)
+        checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
     max_context = _max_context(config, spec)
     split, why = choose_split(config.split, spec, len(node_ids))
-    run_dir = run_dir_for(output)
+    roles = tuple(assign_roles(split, list(node_ids)))
+    _check_exchange(config, roles, node_ids)
+    if TextCodec.load(model_dir) is None:
+        load_eos_token_ids(model_dir)
+    if not prompts.is_file():
+        raise UsageError(f"prompts file {prompts} does not exist or is not a file")
     _check_writable(output, run_dir)
+    held.enter_context(run_lock(run_dir))
     index_path = run_dir / "index.bin"
     index = build_index(prompts, index_path)
     if config.strict:
         _refuse_bad_rows(prompts, index, config)
     fields = _fingerprint_fields(config, index, model_dir, dtype, max_context)
     if output.exists() and not config.overwrite:
-        return _already_complete(output, fields, run_dir)
+        return _already_complete(config, output, fields, run_dir)
     if config.fresh:
         _discard(run_dir)
     manifest, launch = start_launch(run_dir, fields, _launch_info(config, env, split, hosts))
@@ -93,7 +136,7 @@ def prepare(
         index_path=index_path,
         split=split,
         split_why=why,
-        roles=tuple(assign_roles(split, list(node_ids))),
+        roles=roles,
         dtype=dtype,
         device=device,
         max_context=max_context,
@@ -136,6 +179,15 @@ def _check_kv_memory(config: RunConfig) -> None:
         parse_bytes(config.kv_memory, "--kv-memory")
 
 
+def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence[int]) -> None:
+    nodes = {node for node, role in zip(node_ids, roles, strict=True) if role is not Role.PARKED}
+    if config.exchange == "shm" and len(nodes) > 1:
+        raise UsageError(
+            f"--exchange shm works inside one node, the active ranks are on {len(nodes)}: "
+            "take auto or host"
+        )
+
+
 def _check_writable(output: Path, run_dir: Path) -> None:
     if output.is_dir():
         raise UsageError(f"output {output} is a folder; name a file")
@@ -175,20 +227,33 @@ def _fingerprint_fields(
 
 
 def _already_complete(
-    output: Path, fields: dict[str, str | int | float | bool | None], run_dir: Path
+    config: RunConfig,
+    output: Path,
+    fields: dict[str, str | int | float | bool | None],
+    run_dir: Path,
 ) -> AlreadyComplete:
     """An existing file is either this run's, finished, or not ours to replace."""
-    if load_manifest(run_dir) is None:  # the folder was made a moment ago, for the index
+    manifest = load_manifest(run_dir)
+    if manifest is None or manifest.fingerprint == fields:  # made just now, or left by a late kill
         shutil.rmtree(run_dir)
     with ResultsFile(output) as results:
         found = results.attrs.get("fingerprint")
-        if (json.loads(found) if isinstance(found, str) else found) == fields:
+        found = json.loads(found) if isinstance(found, str) else found or {}
+        if found == fields and config.retry_failed and results.attrs["num_failed"]:
+            raise UsageError(
+                f"{output} is finished and its journals are gone, so --retry-failed has nothing to "
+                "start from; --overwrite computes all rows again"
+            )
+        if found == fields:
             return AlreadyComplete(output, results.num_rows, int(results.attrs["num_failed"]))
-    raise UsageError(f"{output} holds other results; choose another -o, or give --overwrite")
+    lines = "\n".join(differences(found, fields))
+    raise UsageError(
+        f"{output} holds other results; choose another -o, or give --overwrite:\n{lines}"
+    )
 
 
 def _discard(run_dir: Path) -> None:
-    """Remove an earlier launch's journals and manifest, and the folder if nothing else is in it."""
+    """Remove earlier launches' journals and manifest."""
     for path in sorted(run_dir.glob("*")):
         if path.suffix in (".jnl", ".json"):
             path.unlink()

@@ -44,7 +44,7 @@ class Progress:
         ended = state != "running"
         if ended or now_s - self._shown_s >= (BAR_EVERY_S if self.bar else LINE_EVERY_S):
             self._shown_s = now_s
-            self._show(self._line(total, now_s), ended)
+            self._show(self.num_resumed + total.rows_done, self._line(total, now_s), ended)
         if ended or now_s - self._written_s >= FILE_EVERY_S:
             self._written_s = now_s
             self._write(total, now_s, state)
@@ -69,11 +69,10 @@ class Progress:
             f"{tokens_per_s:.0f} tokens/s, elapsed {_duration(now_s - self.started_s)}, ETA {eta}"
         )
 
-    def _show(self, line: str, ended: bool) -> None:
+    def _show(self, done: int, line: str, ended: bool) -> None:
         if not self.bar:
             self.out.write(f"progress: {line}\n")
         else:
-            done = int(line.split("/", 1)[0])
             filled = BAR_WIDTH * done // max(self.num_rows, 1)
             bar = "#" * filled + "." * (BAR_WIDTH - filled)
             self.out.write(f"\r\x1b[K[{bar}] {line}" + ("\n" if ended else ""))

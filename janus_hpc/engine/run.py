@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import ExitStack
 
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
@@ -15,7 +16,7 @@ from janus_hpc.engine.progress import Progress
 from janus_hpc.engine.setup import make_setup
 from janus_hpc.engine.signals import StopFlag
 from janus_hpc.errors import ExitCode, JanusError
-from janus_hpc.launch import LaunchEnv, check_world
+from janus_hpc.launch import LaunchEnv
 from janus_hpc.log import setup_logging
 from janus_hpc.weights.checkpoint import Checkpoint
 
@@ -27,9 +28,11 @@ def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
 
     Errors: UsageError on every rank alike before any work; others end the job through the caller's guard.
     """
-    check_world(env, world.world_size, world.library_version)
-    with StopFlag(lambda: world.abort(int(ExitCode.INTERRUPTED))).installed() as stop:
-        plan = _agree_on_plan(world, env, config)
+    with (
+        ExitStack() as held,
+        StopFlag(lambda: world.abort(int(ExitCode.INTERRUPTED))).installed() as stop,
+    ):
+        plan = _agree_on_plan(world, env, config, held)
         if isinstance(plan, AlreadyComplete):
             if world.world_rank == 0:
                 log.info("%s is complete already: %d rows", plan.output, plan.num_rows)
@@ -37,14 +40,16 @@ def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
         return _run(world, env, plan, stop)
 
 
-def _agree_on_plan(world: World, env: LaunchEnv, config: RunConfig) -> RunPlan | AlreadyComplete:
+def _agree_on_plan(
+    world: World, env: LaunchEnv, config: RunConfig, held: ExitStack
+) -> RunPlan | AlreadyComplete:
     """Rank 0 prepares, everybody receives; an error on rank 0 is everybody's."""
     plan: RunPlan | AlreadyComplete | None = None
     error: Exception | None = None
     device = _agree_on_device(world, config)
     if world.world_rank == 0:
         try:
-            plan = prepare(config, env, world.node_ids, world.hosts, device)
+            plan = prepare(config, env, world.node_ids, world.hosts, device, held)
         except JanusError as problem:
             error = problem
     world.agree(error)
@@ -95,15 +100,16 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
     started_s = time.monotonic()
     headers = answer(world, plan, part, stop, progress)
     seconds = time.monotonic() - started_s
-    stopped = any(header.stop for header in headers)
+    # A stop that comes with the last row changes nothing.
+    stopped = any(h.stop for h in headers) and not all(h.done for h in headers)
     if part.exchange is not None:
         part.exchange.free()
-    code = finish_run(world, plan, setup, part, seconds, stopped)
+    code = finish_run(world, env, plan, setup, part, seconds, stopped)
     if progress is not None and not stopped:
         progress.complete()
     return code
 
 
 def _progress(plan: RunPlan) -> Progress:
-    path = plan.output.with_suffix(".progress.json")
+    path = plan.output.with_name(plan.output.name + ".progress.json")
     return Progress(path, plan.num_rows, plan.num_resumed, plan.num_failed)

@@ -5,8 +5,6 @@ Plain numbers; `counters` is the form that travels in step headers.
 
 from dataclasses import dataclass
 
-NUM_COUNTERS = 6
-
 
 @dataclass
 class Tallies:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from janus_hpc.models.registry import IGNORED_TENSORS, load_spec
+from janus_hpc.models.registry import ignored_tensors, load_spec
 from janus_hpc.models.spec import GqaSpec
 
 
@@ -24,7 +24,7 @@ def inspect(model_dir: Path, check: bool) -> None:
         from janus_hpc.weights.checkpoint import Checkpoint
 
         with Checkpoint(model_dir) as checkpoint:
-            checkpoint.check(spec.all_tensors(), IGNORED_TENSORS)
+            checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
     moe = spec.moe
     shape = {
         "architecture": spec.architecture,

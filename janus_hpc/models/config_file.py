@@ -4,6 +4,7 @@ Knows no family; the rotary part is here because all families share its two spel
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ class ConfigFile:
     @classmethod
     def load(cls, model_dir: Path) -> "ConfigFile":
         path = model_dir / "config.json"
-        if not model_dir.is_dir():
+        if not os.path.isdir(model_dir):
             raise ModelError(f"model folder {model_dir} does not exist or is not a folder")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -73,6 +74,7 @@ class ConfigFile:
         if not isinstance(part, dict):
             raise self.error("rope_parameters", "an object")
         sub = ConfigFile(self.path, part)
+        sub.expect("partial_rotary_factor", 1.0, (1.0,))
         theta = sub.get("rope_theta", float, self.get("rope_theta", float, 10000.0))
         kind = part.get("rope_type", part.get("type", "default"))
         if kind == "default":

@@ -21,7 +21,8 @@ def spec(config: ConfigFile) -> ModelSpec:
     rope_dim = config.positive("qk_rope_head_dim")
     theta, yarn = config.rope()
     first_dense = config.get("first_k_dense_replace", int, 0)
-    step = config.positive("moe_layer_freq", 1)
+    # The reference implementation knows no other frequency.
+    config.expect("moe_layer_freq", 1, (1,))
     return ModelSpec(
         architecture=ARCHITECTURE,
         hidden=config.positive("hidden_size"),
@@ -35,7 +36,7 @@ def spec(config: ConfigFile) -> ModelSpec:
         rope=RopeSpec(theta=theta, dim=rope_dim, interleaved=True, yarn=yarn),
         dense_width=config.positive("intermediate_size"),
         moe=_moe(config),
-        sparse_layers=tuple(i for i in range(num_layers) if i >= first_dense and i % step == 0),
+        sparse_layers=tuple(i for i in range(num_layers) if i >= first_dense),
     )
 
 

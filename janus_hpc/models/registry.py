@@ -22,7 +22,16 @@ def families() -> dict[str, Callable[[ConfigFile], ModelSpec]]:
 
 def load_spec(model_dir: Path) -> ModelSpec:
     """The spec of a model folder. Errors: ModelError naming file, key, expected and found."""
-    config = ConfigFile.load(model_dir)
+    return spec_of(ConfigFile.load(model_dir))
+
+
+def ignored_tensors(spec: ModelSpec) -> tuple[str, ...]:
+    """Name endings a checkpoint may carry without use."""
+    return (*IGNORED_TENSORS, "lm_head.weight") if spec.tie_embeddings else IGNORED_TENSORS
+
+
+def spec_of(config: ConfigFile) -> ModelSpec:
+    """The spec of a configuration. Errors: ModelError naming file, key, expected and found."""
     names = config.values.get("architectures")
     if not isinstance(names, list) or not names:
         raise config.error("architectures", f"one of {sorted(families())}")

@@ -80,18 +80,23 @@ def check_resume(old: Fingerprint, new: Fingerprint) -> None:
     """Raises UsageError naming every field in which the run begun (`old`) and this one (`new`)
     differ.
     """
-    absent = object()
-    differing = [
-        f"  {name}: was {_shown(old, name)}, now {_shown(new, name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name, absent) != new.get(name, absent)
-    ]
+    differing = differences(old, new)
     if differing:
         lines = "\n".join(differing)
         raise UsageError(
             "the run begun here cannot be resumed, since it would give other answers;"
             f" restore what differs, name another output file, or discard it with --fresh:\n{lines}"
         )
+
+
+def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """A line for every field that is not the same in both."""
+    absent = object()
+    return [
+        f"  {name}: was {_shown(old, name)}, now {_shown(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, absent) != new.get(name, absent)
+    ]
 
 
 def _shown(fields: Fingerprint, name: str) -> str:

@@ -25,6 +25,7 @@ class Checkpoint:
         self.bytes_read = 0
         self.names_read: list[str] = []
         self._handles: dict[Path, Any] = {}
+        self._names_in: dict[Path, frozenset[str]] = {}
         self._file_of = _locate(model_dir)
 
     def names(self) -> list[str]:
@@ -33,10 +34,6 @@ class Checkpoint:
 
     def file_of(self, name: str) -> Path:
         return self._file_of[name]
-
-    def files(self) -> list[Path]:
-        """The files of the checkpoint, each once, in sorted order."""
-        return sorted(set(self._file_of.values()))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape from the file's header; reads no data."""
@@ -89,7 +86,10 @@ class Checkpoint:
             problems.append(_misshapen(self.file_of(name), name, shape, self.shape(name)))
 
     def _in_file(self, name: str) -> bool:
-        return name in self._handle(name).keys()  # noqa: SIM118 - a file handle, not a dict
+        handle, path = self._handle(name), self._file_of[name]
+        if path not in self._names_in:  # asking the handle again and again copies all names
+            self._names_in[path] = frozenset(handle.keys())
+        return name in self._names_in[path]
 
     def _handle(self, name: str) -> Any:
         path = self._file_of[name]

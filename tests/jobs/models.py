@@ -89,6 +89,7 @@ def variants() -> dict[str, PreTrainedConfig]:
             mlp_only_layers=[],
             decoder_sparse_step=2,
         ),
+        "qwen-bias": qwen_config(attention_bias=True),
         "deepseek": deepseek_config(),
         "deepseek-greedy-yarn": deepseek_config(
             topk_method="greedy", q_lora_rank=None, rope_parameters=YARN
@@ -105,6 +106,8 @@ def save_model(config: PreTrainedConfig, folder: Path) -> Any:
     for name, value in model.named_parameters():
         if "norm" in name:  # ones would hide a forgotten norm weight
             value.data = 1 + 0.1 * torch.randn_like(value)
+        elif name.endswith("bias"):  # and zeros a forgotten bias
+            value.data = 0.3 * torch.randn_like(value)
     model.save_pretrained(folder, max_shard_size="100KB")
     return model
 

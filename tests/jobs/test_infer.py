@@ -124,7 +124,7 @@ def test_a_signal_leaves_a_run_that_resumes(tmp_path: Path, number: signal.Signa
     lines += process.stderr.readlines()
     assert process.wait(TIME_LIMIT_S) == 75, "".join(lines)
     assert any("resumes" in line for line in lines)
-    assert json.loads((tmp_path / "out.progress.json").read_text())["state"] == "interrupted"
+    assert json.loads((tmp_path / "out.h5.progress.json").read_text())["state"] == "interrupted"
     run_janus(1, "infer", "rows.jsonl", "-o", "out.h5", cwd=tmp_path)
     assert export_text(tmp_path / "out.h5", tmp_path) == export_text(tmp_path / "calm.h5", tmp_path)
 

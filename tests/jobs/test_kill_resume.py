@@ -25,6 +25,8 @@ from tests.jobs.launcher import (
 NUM_RUNS = int(os.environ.get("JANUS_KILL_RUNS", "3"))
 SEED = int(os.environ.get("JANUS_KILL_SEED", "0"))
 LAUNCHES = [(1, "colocated"), (2, "1a1e"), (3, "1a2e"), (3, "2a1e"), (4, "2a2e"), (3, "colocated")]
+NUM_ROWS = 480
+MAX_KILLS, MAX_LAUNCHES = 4, 12
 MARK = "JANUS_TEST_MARK"
 TASKS = ["reverse: {}", "sort: {}", "upper: {}", "count letters in {}", "{}+{}="]
 
@@ -35,9 +37,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, fl
     folder = tmp_path_factory.mktemp("kill")
     generator = random.Random(3)
     rows = []
-    for index in range(240):
+    for index in range(NUM_ROWS):
         word = "".join(generator.choice("abcdefghij") for _ in range(generator.randrange(2, 40)))
-        row = {"prompt": generator.choice(TASKS).format(word, index), "max_tokens": 40}
+        row = {
+            "prompt": generator.choice(TASKS).format(word, index),
+            "max_tokens": generator.randrange(1, 60),
+        }
         kind = index % 3
         row |= {"temperature": [0, 1.0, 0.7][kind], "ignore_eos": True}
         row |= {"logprobs": 2} if index % 10 == 1 else {}
@@ -57,9 +62,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     folder, expected, typical_s = undisturbed
     choice = random.Random(SEED * 1000 + run)
     out = f"run-{run}.h5"
-    for attempt in range(12):
+    for attempt in range(MAX_LAUNCHES):
         num_ranks, split = choice.choice(LAUNCHES)
-        kill_after_s = choice.uniform(0.3, 1.3) * typical_s if attempt < 4 else None
+        kill_after_s = choice.uniform(0.4, 1.1) * typical_s if attempt < MAX_KILLS else None
         code = launch(folder, out, num_ranks, split, kill_after_s, choice)
         if code == 3:
             break

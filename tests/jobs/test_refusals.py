@@ -55,6 +55,6 @@ def test_existing_results_are_kept(folder: Path) -> None:
     assert not (folder / "rows.h5.run").exists()
     assert "--overwrite" in refused(folder, "rows.jsonl", "--seed", "5")
     run_janus(0, "infer", "rows.jsonl", "--seed", "5", "--overwrite", cwd=folder)
-    state = json.loads((folder / "rows.progress.json").read_text())
+    state = json.loads((folder / "rows.h5.progress.json").read_text())
     assert state["rows_done"] == 1
     assert state["state"] == "complete"

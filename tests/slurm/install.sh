@@ -21,6 +21,5 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "installing slurm-wlm and munge with apt-get"
 "${as_root[@]}" apt-get update -qq
-# Only the programs are wanted: nothing is to be started as a service.
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
 echo "installed: $(slurmd -V)"

@@ -1,9 +1,11 @@
 """slurm/janus.sbatch under a real Slurm gives the rows of a plain run, and resumes after a signal."""
 
+import json
 import random
 import re
 from pathlib import Path
 
+import h5py
 import pytest
 
 from janus_hpc.demo import demo_model_dir
@@ -12,7 +14,7 @@ from tests.jobs.launcher import export_rows, export_text, run_janus, write_rows
 from tests.slurm.cluster import Cluster, wait_until
 
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "janus.sbatch"
-JOB_LIMIT_S = 120.0
+JOB_LIMIT_S = 180.0
 NUM_ROWS = 60
 NUM_FIRST = 12
 JOB_FILE = """\
@@ -44,19 +46,26 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def run_job(cluster: Cluster, folder: Path, *words: str | Path) -> str:
     """Submit, wait for success, and return what the job wrote."""
-    job = cluster.submit(folder, *words)
+    return finish_job(cluster, folder, cluster.submit(folder, *words))
+
+
+def finish_job(cluster: Cluster, folder: Path, job: str) -> str:
     ended = cluster.wait_for(job, JOB_LIMIT_S)
     output = (folder / f"janus-{job}.out").read_text()
-    assert ended == ("COMPLETED", "0:0"), f"{words}: {ended}\n{output[-3000:]}"
+    assert ended == ("COMPLETED", "0:0"), f"{ended}\n{output[-3000:]}"
     return output
 
 
 def test_the_script_as_it_stands_runs_the_demo(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.command("sbatch", "--wait", SCRIPT, cwd=tmp_path, limit_s=JOB_LIMIT_S)
+    job = cluster.submit(tmp_path, SCRIPT)
     run_janus(0, "infer", demo_model_dir() / "prompts.jsonl", "-o", "plain.h5", cwd=tmp_path)
+    finish_job(cluster, tmp_path, job)
     rows = export_rows(tmp_path / "prompts.h5", tmp_path)
     assert len(rows) == 8
     assert rows == export_rows(tmp_path / "plain.h5", tmp_path)
+    with h5py.File(tmp_path / "prompts.h5") as file:
+        launch = json.loads(file["launches/info_values"][()].tobytes())
+    assert (launch["launcher"], launch["num_ranks"], launch["job_id"]) == ("slurm", 4, job)
 
 
 def test_two_nodes_with_arguments(cluster: Cluster, plain: tuple[Path, str]) -> None:

@@ -23,9 +23,12 @@ def test_a_flag_overrides_the_job_file(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ('prompts = "x"\nsplitt = "1a1e"\n', "unknown key 'splitt'; valid keys are "),
-        ('prompts = "x"\nmax_tokens = "7"\n', "$.max_tokens"),
-        ('prompts = "x"\nmax_tokens = 0\n', "$.max_tokens"),
-        ('prompts = "x"\ndevice = "tpu"\n', "$.device"),
+        (
+            'prompts = "x"\nmax_tokens = "7"\n',
+            "key 'max_tokens': Expected `int`, got `str`, got '7'",
+        ),
+        ('prompts = "x"\nmax_tokens = 0\n', "key 'max_tokens': Expected `int` >= 1, got 0"),
+        ('prompts = "x"\ndevice = "tpu"\n', "key 'device'"),
         ("prompts = ", "cannot be read as TOML"),
         ("split = 'auto'\n", "no prompts file given"),
     ],

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = [
     ["cli"],
     ["bench"],
+    ["cli_world"],
     ["engine"],
     ["planner", "results"],
     ["batcher", "models", "experts", "rows", "sampling"],

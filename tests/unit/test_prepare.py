@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.prepare import prepare
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
+from janus_hpc.results.lock import run_lock
 
 
 @pytest.fixture
@@ -28,7 +30,8 @@ def plan(folder: Path, num_ranks: int = 1, **options: Any) -> RunPlan:
     values = {"prompts": str(folder / "rows.jsonl"), "model": str(folder / "model")}
     values |= {"output": str(folder / "out.h5")} | options
     config = RunConfig(**values)
-    made = prepare(config, LaunchEnv(), [0] * num_ranks, ["here"] * num_ranks, "cpu")
+    with ExitStack() as held:
+        made = prepare(config, LaunchEnv(), [0] * num_ranks, ["here"] * num_ranks, "cpu", held)
     assert isinstance(made, RunPlan)
     return made
 
@@ -111,6 +114,30 @@ def test_strict_names_the_bad_line(folder: Path) -> None:
     with (folder / "rows.jsonl").open("a") as file:
         file.write("{broken\n")
     assert "line 2" in refused(folder, strict=True)
+
+
+def test_two_runs_do_not_write_to_one_output(folder: Path) -> None:
+    plan(folder)
+    with run_lock(folder / "out.h5.run"):
+        assert "another run is writing" in refused(folder)
+
+
+def test_a_refusal_leaves_no_folder(folder: Path) -> None:
+    assert "line 1" in refused(folder, strict=True, prompts=str(bad_rows(folder)))
+    assert "not a file" in refused(folder, prompts=str(folder / "nowhere.jsonl"))
+    assert not (folder / "out.h5.run").exists()
+
+
+def bad_rows(folder: Path) -> Path:
+    (folder / "bad.jsonl").write_text("{broken\n")
+    return folder / "bad.jsonl"
+
+
+def test_exchange_over_nodes_is_refused_early(folder: Path) -> None:
+    values = {"prompts": str(folder / "rows.jsonl"), "exchange": "shm", "split": "1a1e"}
+    config = RunConfig(model=str(folder / "model"), output=str(folder / "out.h5"), **values)
+    with pytest.raises(UsageError, match="--exchange shm"), ExitStack() as held:
+        prepare(config, LaunchEnv(), [0, 1], ["here", "there"], "cpu", held)
 
 
 def test_a_context_beyond_the_model_is_refused(folder: Path) -> None:
