@@ -68,7 +68,6 @@ class Batcher(Generic[S]):
         self.max_sequences = max_sequences
         self.waiting: deque[Sequence[S]] = deque()
         self.running: list[Sequence[S]] = []
-        self.num_preemptions = 0
 
     @property
     def capacity_tokens(self) -> int:
@@ -154,7 +153,6 @@ class Batcher(Generic[S]):
         self.running.remove(sequence)
         self._release(sequence)
         self.waiting.appendleft(sequence)
-        self.num_preemptions += 1
 
     def _release(self, sequence: Sequence[S]) -> None:
         self.pool.give_back(sequence.block_ids)

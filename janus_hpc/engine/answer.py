@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from janus_hpc.comm.exchange import StepHeader
 from janus_hpc.comm.world import World
 from janus_hpc.engine.attention_loop import RowSource
@@ -42,16 +40,15 @@ def answer(
             progress.update([h.counters for h in headers], state)
 
     try:
-        with torch.inference_mode():
-            return part.run(
-                pending,
-                RunHooks(
-                    make_rows=partial(_make_rows, plan),
-                    record=journal.append if journal is not None else _no_record,
-                    stop_asked=stop,
-                    on_step=on_step,
-                ),
-            )
+        return part.run(
+            pending,
+            RunHooks(
+                make_rows=partial(_make_rows, plan),
+                record=journal.append if journal is not None else _no_record,
+                stop_asked=stop,
+                on_step=on_step,
+            ),
+        )
     finally:
         if journal is not None:
             journal.close()

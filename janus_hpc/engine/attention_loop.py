@@ -63,16 +63,15 @@ class AttentionLoop:
 
     def run(self) -> list[StepHeader]:
         """Until every attention rank is done or a stop was agreed on. Returns the last step's headers."""
-        with torch.inference_mode():
-            while True:
-                batch = self.batcher.next_step()
-                headers = self.exchange.open_step(self._header(batch))
-                self.on_step(headers)
-                if all(h.done for h in headers) or any(h.stop for h in headers):
-                    return headers
-                self._admit(self.claims.claim([h.want_rows for h in headers]))
-                if any(h.num_tokens for h in headers):
-                    self._compute(batch)
+        while True:
+            batch = self.batcher.next_step()
+            headers = self.exchange.open_step(self._header(batch))
+            self.on_step(headers)
+            if all(h.done for h in headers) or any(h.stop for h in headers):
+                return headers
+            self._admit(self.claims.claim([h.want_rows for h in headers]))
+            if any(h.num_tokens for h in headers):
+                self._compute(batch)
 
     def _header(self, batch: StepBatch[ActiveSample]) -> StepHeader:
         left = self.claims.num_left

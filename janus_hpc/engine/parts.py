@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from janus_hpc.batcher import Batcher
 from janus_hpc.comm.exchange import Exchange, StepHeader
 from janus_hpc.comm.make import make_exchange
@@ -77,9 +79,9 @@ class ExpertPart:
         self.tallies = Tallies()
 
     def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
-        return run_expert(
-            self.exchange, self.experts, hooks.stop_asked, _noter(self.setup), hooks.on_step
-        )
+        note = _noter(self.setup)
+        with torch.inference_mode():
+            return run_expert(self.exchange, self.experts, hooks.stop_asked, note, hooks.on_step)
 
 
 class AttentionPart:
@@ -133,7 +135,8 @@ class AttentionPart:
             note=_noter(self.setup),
         )
         self.tallies = loop.tallies
-        return loop.run()
+        with torch.inference_mode():
+            return loop.run()
 
 
 def load_part(setup: EngineSetup) -> Part:
