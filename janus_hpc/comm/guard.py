@@ -5,12 +5,16 @@ Knows how a rank is named and how an error ends a program, nothing of what was b
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from janus_hpc.comm.world import World
 from janus_hpc.errors import ExitCode, JanusError
+
+# How long a launcher gets to forward a last message.
+FORWARD_S = 0.3
 
 
 @contextmanager
@@ -54,4 +58,6 @@ def _end(world: World, error: BaseException) -> None:
     sys.stdout.flush()
     sys.stderr.write(f"[{world.label}]{where}: {text}\n")
     sys.stderr.flush()
+    # The launcher stops forwarding output as soon as it learns of the abort.
+    time.sleep(FORWARD_S)
     world.abort(exit_code)

@@ -5,6 +5,7 @@ a row in a wrong place cannot pass. T: tokens of one attention rank, N: of all, 
 """
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,10 @@ def expected_sums(x_TD: Tensor, num_expert: int) -> Tensor:
     return y_TD
 
 
+def active_roles(topology: Topology) -> list[Role]:
+    return [topology.roles[active] for active in topology.active_ranks]
+
+
 def run_step(
     exchange: Exchange,
     topology: Topology,
@@ -75,7 +80,12 @@ def run_step(
         )
         for a, count in enumerate(counts)
     ]
-    assert exchange.open_step(headers[own] if own >= 0 else None) == headers
+    # One rank's wish to stop, also a rank's without a header, is everybody's.
+    asks = own < 0 and step % 3 == 2
+    others_ask = step % 3 == 2 and any(not role.does_attention for role in active_roles(topology))
+    stop = others_ask or any(header.stop for header in headers)
+    expected = [replace(header, stop=stop) for header in headers]
+    assert exchange.open_step(headers[own] if own >= 0 else None, stop=asks) == expected
     # first[m][a]: global index of the first token.
     first, base = [], 0
     for m in range(num_microbatches):
