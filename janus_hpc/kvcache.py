@@ -48,7 +48,6 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.block_size = block_size
         self.num_blocks = num_blocks
         self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
         for _ in range(spec.num_layers):

@@ -9,8 +9,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,29 +76,38 @@ def prepare(
     The run folder's lock is entered into `held`. Errors: UsageError (exit 2), naming file, key, expected and
     found; a run folder made here is then removed again.
     """
-    prompts = Path(config.prompts)
-    output = Path(config.output or prompts.with_suffix(".h5").name)
-    run_dir = run_dir_for(output)
+    with _no_litter(_paths(config)[2]):
+        return _decide(config, env, node_ids, hosts, device, held)
+
+
+@contextmanager
+def _no_litter(run_dir: Path) -> Iterator[None]:
+    """Remove a run folder that was made inside the block when the block refuses the run."""
     existed = run_dir.exists()
     try:
-        return _prepare(config, env, node_ids, hosts, device, held, prompts, output, run_dir)
+        yield
     except UsageError:
         if not existed and load_manifest(run_dir) is None:
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
 
 
-def _prepare(
+def _paths(config: RunConfig) -> tuple[Path, Path, Path]:
+    """Prompts file, results file and run folder."""
+    prompts = Path(config.prompts)
+    output = Path(config.output or prompts.with_suffix(".h5").name)
+    return prompts, output, run_dir_for(output)
+
+
+def _decide(
     config: RunConfig,
     env: LaunchEnv,
     node_ids: Sequence[int],
     hosts: Sequence[str],
     device: str,
     held: ExitStack,
-    prompts: Path,
-    output: Path,
-    run_dir: Path,
 ) -> RunPlan | AlreadyComplete:
+    prompts, output, run_dir = _paths(config)
     model_dir = Path(config.model) if config.model else demo_model_dir()
     _check_kv_memory(config)
     spec = load_spec(model_dir)

@@ -123,7 +123,8 @@ def _agree_on_kv_bytes(
     if device.type == "cuda":
         count = torch.cuda.device_count()
         here = [r for r in here if world.local_ranks[r] % count == device.index]
-    params = spec.num_attention_params()
+    # On a CPU the attention ranks of a node share one copy of these.
+    params = spec.num_attention_params() // (max(len(here), 1) if device.type == "cpu" else 1)
     if topology.roles[world.world_rank] is Role.COLOCATED:
         params += spec.num_expert_params() // len(topology.expert_ranks)
     weight_bytes = params * getattr(torch, dtype).itemsize
