@@ -41,3 +41,7 @@ class CommTimeout(JanusError):
     """A peer did not answer within the communication time limit."""
 
     exit_code = ExitCode.TIMEOUT
+
+
+class LinkError(CommTimeout):
+    """A link to another rank broke: the peer is gone, or what came does not fit."""

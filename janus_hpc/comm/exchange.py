@@ -12,6 +12,7 @@ from torch import Tensor
 
 NUM_COUNTERS = 6
 MAX_MICROBATCHES = 4
+GATES = ("egate", "agate")
 # Where `stop` stands in the words of a header.
 STOP_WORD = 3
 HEADER_WORDS = 5 + MAX_MICROBATCHES + NUM_COUNTERS
@@ -67,8 +68,33 @@ class StepHeader:
         )
 
 
+@dataclass(frozen=True)
+class Routing:
+    """What the gate chose for T tokens: ids_TK int32, ascending in a row, and weights_TK float32."""
+
+    ids_TK: Tensor
+    weights_TK: Tensor
+
+
+@dataclass(frozen=True)
+class RoutedRows:
+    """With the gate on the attention side: a row for each (token, expert) of this expert rank.
+
+    x_RD of the row dtype; expert_ids_R int64; weights_R float32; token_ids_R int64, the row of the
+    output buffer that the expert's output is added to. R may be 0.
+    """
+
+    x_RD: Tensor
+    expert_ids_R: Tensor
+    weights_R: Tensor
+    token_ids_R: Tensor
+
+
 class Exchange(Protocol):
     """Hidden states to the expert ranks and back; `kind` and `why` say which one and by what rule.
+
+    `gate` says where tokens are routed: "egate" on the expert side, where every expert rank gets
+    every token, or "agate" on the attention side, where it gets the rows of its own experts.
 
     In a step every rank first calls `open_step`. Then, for each MoE layer and microbatch in one
     order, attention ranks call `send_tokens` and later `recv_outputs`, expert ranks `recv_tokens`
@@ -83,6 +109,7 @@ class Exchange(Protocol):
 
     kind: str
     why: str
+    gate: str
 
     def open_step(self, header: StepHeader | None, *, stop: bool = False) -> list[StepHeader]:
         """The headers of all attention ranks, in role order; expert ranks pass None.
@@ -91,23 +118,35 @@ class Exchange(Protocol):
         Collective over the active ranks.
         """
 
-    def send_tokens(self, layer: int, microbatch: int, x_TD: Tensor) -> None:
-        """Send rows of the row dtype to every expert rank; T as the header said.
+    def send_tokens(
+        self, layer: int, microbatch: int, x_TD: Tensor, routing: Routing | None = None
+    ) -> None:
+        """Send rows of the row dtype to the expert ranks; T as the header said.
 
+        `routing` is given exactly where `gate` is "agate".
         The rows may not be written to before `recv_outputs` of the same layer and microbatch.
         """
 
     def recv_outputs(self, layer: int, microbatch: int) -> Tensor:
-        """y_TD float64: the expert ranks' partial sums, added in ascending expert role order.
+        """y_TD float32: the exact sum of the expert ranks' partial sums, rounded once.
 
+        Partial sums come with a common quantum (see `Ops.experts`), so that float64 adds them
+        exactly and in any order. Rows are in the order of `send_tokens`.
         Valid until the next `send_tokens` of that microbatch or the next `open_step`.
         """
 
     def recv_tokens(self, layer: int, microbatch: int) -> tuple[Tensor, list[int]]:
-        """x_ND of the row dtype, rows in attention role order, and each attention rank's T.
+        """x_ND of the row dtype, node by node and inside a node in world order of the attention
+        ranks, and each attention rank's T in that order. Only with gate "egate".
 
         Valid until `send_outputs` of the same layer and microbatch.
         """
+
+    def recv_routed(self, layer: int, microbatch: int) -> RoutedRows:
+        """In the place of `recv_tokens` with gate "agate". Valid as long as its result is."""
+
+    def num_rows(self, microbatch: int) -> int:
+        """N of a microbatch of the open step: rows of `output_buffer`, whatever the gate."""
 
     def output_buffer(self, layer: int, microbatch: int, num_rows: int) -> Tensor:
         """y_ND float64, where partial sums can be written so that `send_outputs` need not copy.

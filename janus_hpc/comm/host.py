@@ -4,12 +4,18 @@ The oracle every other exchange is compared with; knows nothing of nodes. A: att
 E: expert ranks, T: one attention rank's tokens in a microbatch, N: all of them, D: hidden size.
 """
 
-import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from janus_hpc.comm.exchange import HEADER_WORDS, StepHeader, header_words, read_headers
+from janus_hpc.comm.exchange import (
+    RoutedRows,
+    Routing,
+    StepHeader,
+    header_words,
+    read_headers,
+)
+from janus_hpc.comm.header_words import allgather_words
 from janus_hpc.comm.layout import Peers, Sizes, StepLayout
 from janus_hpc.comm.waits import WaitPolicy, wait_request
 
@@ -22,6 +28,7 @@ class HostExchange:
     """
 
     kind = "host"
+    gate = "egate"
 
     def __init__(
         self,
@@ -38,9 +45,13 @@ class HostExchange:
         self._peers, self._sizes, self._policy = peers, sizes, policy
         self._comms = [comm] + [comm.Dup() for _ in range(sizes.num_microbatches - 1)]
         active = peers.topology.active_ranks
-        self._attention = [active.index(peer) for peer in peers.topology.attention_ranks]
+        self._attention = [active.index(peer) for peer in peers.row_order]
+        # Headers are handed out in role order, rows lie in another.
+        self._shown = [peers.row_order.index(peer) for peer in peers.topology.attention_ranks]
         self._experts = [active.index(peer) for peer in peers.topology.expert_ranks]
-        self._a, self._e = peers.attention_role, peers.expert_role
+        self._e = peers.expert_role
+        mine = peers.attention_role
+        self._a = None if mine is None else self._shown[mine]
         max_rows, hidden = sizes.max_rows(peers), sizes.hidden
         num_in = 0 if self._e is None else max_rows
         num_sums = 0 if self._a is None else peers.num_expert * sizes.max_tokens_per_rank
@@ -60,16 +71,17 @@ class HostExchange:
         # In the new step the rows of the buffers may belong to other microbatches.
         for microbatch in range(self._sizes.num_microbatches):
             self._finish(self._combine, -1, microbatch, "the last outputs to be taken")
-        mine = np.array(header_words(header, stop), dtype=np.int64)
-        words = np.empty((self._comms[0].size, HEADER_WORDS), dtype=np.int64)
-        what = "the headers of a step"
-        self._wait(self._comms[0].Iallgather(mine, words), what, self._peers.topology.active_ranks)
-        headers = read_headers(words.tolist(), self._attention)
+        mine = header_words(header, stop)
+        words = allgather_words(self._comms[0], mine, self._peers, self._policy)
+        headers = read_headers(words, self._attention)
         self._layout = StepLayout(headers, self._sizes.num_microbatches)
-        return headers
+        return [headers[i] for i in self._shown]
 
-    def send_tokens(self, layer: int, microbatch: int, x_TD: Tensor) -> None:
+    def send_tokens(
+        self, layer: int, microbatch: int, x_TD: Tensor, routing: Routing | None = None
+    ) -> None:
         """Start the dispatch; it completes in `recv_tokens` or `recv_outputs`."""
+        assert routing is None, "the gate is on the expert side"
         assert self._a is not None and x_TD.dtype == self._sizes.row_dtype, f"{x_TD.dtype=}"
         assert x_TD.shape == (self._layout.counts[microbatch][self._a], self._sizes.hidden)
         self._sent[microbatch] = x_TD.to("cpu").contiguous()
@@ -85,6 +97,14 @@ class HostExchange:
         self._finish(self._dispatch, layer, microbatch, "tokens")
         layout = self._layout
         return self._x_ND[layout.rows(microbatch)], list(layout.counts[microbatch])
+
+    def recv_routed(self, layer: int, microbatch: int) -> RoutedRows:
+        """Not with this gate."""
+        raise AssertionError("the gate is on the expert side: take recv_tokens")
+
+    def num_rows(self, microbatch: int) -> int:
+        """N."""
+        return self._layout.totals[microbatch]
 
     def output_buffer(self, layer: int, microbatch: int, num_rows: int) -> Tensor:
         """The buffer sums are sent from; not zeroed."""
@@ -113,7 +133,7 @@ class HostExchange:
         for e in range(1, self._peers.num_expert):
             start = first + e * num_tokens
             y_TD.add_(self._parts_ETD[start : start + num_tokens])
-        return y_TD
+        return y_TD.float()
 
     def free(self) -> None:
         """Finish what is under way, then free datatypes and communicators. Collective."""

@@ -33,6 +33,12 @@ class Peers:
         return len(self.topology.expert_ranks)
 
     @property
+    def row_order(self) -> tuple[int, ...]:
+        """Attention ranks in the order in which rows lie: node by node, then in world order."""
+        nodes = self.topology.node_ids
+        return tuple(sorted(self.topology.attention_ranks, key=lambda its: (nodes[its], its)))
+
+    @property
     def attention_role(self) -> int | None:
         """This rank's place among the attention ranks."""
         return _place(self.topology.attention_ranks, self.world_rank)

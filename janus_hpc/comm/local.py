@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from janus_hpc.comm.exchange import StepHeader
+from janus_hpc.comm.exchange import RoutedRows, Routing, StepHeader
 
 
 class LocalExchange:
     """Hands the rank's own tensors back to it; one slot a microbatch."""
 
     kind = "local"
+    gate = "egate"
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -27,14 +28,25 @@ class LocalExchange:
         assert header is not None, "a rank alone is colocated and has a header"
         return [replace(header, stop=header.stop or stop)]
 
-    def send_tokens(self, layer: int, microbatch: int, x_TD: Tensor) -> None:
+    def send_tokens(
+        self, layer: int, microbatch: int, x_TD: Tensor, routing: Routing | None = None
+    ) -> None:
         """Keep the rows for `recv_tokens`."""
+        assert routing is None, "the gate is on the expert side"
         self._x[microbatch] = x_TD
 
     def recv_tokens(self, layer: int, microbatch: int) -> tuple[Tensor, list[int]]:
         """The rows themselves, on their own device."""
         x_TD = self._x[microbatch]
         return x_TD, [x_TD.shape[0]]
+
+    def recv_routed(self, layer: int, microbatch: int) -> RoutedRows:
+        """Not with this gate."""
+        raise AssertionError("the gate is on the expert side: take recv_tokens")
+
+    def num_rows(self, microbatch: int) -> int:
+        """N."""
+        return self._x[microbatch].shape[0]
 
     def output_buffer(self, layer: int, microbatch: int, num_rows: int) -> Tensor:
         """The microbatch's own buffer on the rows' device; it grows to the largest step."""
@@ -53,9 +65,9 @@ class LocalExchange:
         self._y[microbatch] = y_ND
 
     def recv_outputs(self, layer: int, microbatch: int) -> Tensor:
-        """The sums themselves."""
+        """The sums, rounded."""
         del self._x[microbatch]
-        return self._y.pop(microbatch)
+        return self._y.pop(microbatch).float()
 
     def free(self) -> None:
         """Forget what is kept."""

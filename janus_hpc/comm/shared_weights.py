@@ -8,7 +8,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from janus_hpc.comm.objects import allgather_objects, barrier, bcast_object
-from janus_hpc.comm.shm_window import shm_free_bytes
+from janus_hpc.comm.shm_memory import shm_free_bytes
 from janus_hpc.comm.world import World
 from janus_hpc.errors import UsageError
 

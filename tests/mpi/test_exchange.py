@@ -41,8 +41,8 @@ def rows_of(step: int, layer: int, first: int, num_tokens: int, dtype: torch.dty
 
 
 def partial_sums(x_ND: Tensor, expert_role: int) -> Tensor:
-    """What an expert rank answers: different on each, and not exact in float32."""
-    return x_ND.double() * (expert_role + 1) + 1.0 / (expert_role + 3)
+    """What an expert rank answers: different on each, exact in float64 but not in float32."""
+    return x_ND.double() * (expert_role + 1) + (expert_role + 3) * 2.0**-30
 
 
 def expected_sums(x_TD: Tensor, num_expert: int) -> Tensor:
@@ -112,8 +112,8 @@ def run_step(
 
     def receive(layer: int, m: int, x_TD: Tensor) -> None:
         y_TD = exchange.recv_outputs(layer, m)
-        assert y_TD.dtype == torch.float64
-        assert torch.equal(y_TD, expected_sums(x_TD, len(topology.expert_ranks)))
+        assert y_TD.dtype == torch.float32
+        assert torch.equal(y_TD, expected_sums(x_TD, len(topology.expert_ranks)).float())
         outputs.append(y_TD.clone())
 
     # Attention ranks have all microbatches under way; expert ranks take them one by one.
@@ -217,25 +217,7 @@ def test_auto_says_what_it_took_and_why(world: World) -> None:
     assert exchange.kind == ("local" if world.world_size == 1 else "shm")
     assert "alone" in exchange.why if world.world_size == 1 else "one node" in exchange.why
     exchange.free()
-    with pytest.raises(UsageError, match="'nccl' is unknown; one of auto, host, shm"):
+    with pytest.raises(UsageError, match="'nccl' is unknown; one of auto, host, shm, one-phase"):
         make_exchange(
             world, topology, kind="nccl", hidden=D, row_dtype=torch.float32, max_tokens_per_rank=4
-        )
-
-
-@pytest.mark.world_size(2, 3, 5)
-def test_several_nodes_take_the_host_exchange(world: World) -> None:
-    real = topology_of(world, SPLITS[world.world_size][0])
-    apart = Topology(
-        roles=real.roles,
-        node_ids=tuple(range(world.world_size)),
-        hosts=tuple(f"n{i}" for i in range(world.world_size)),
-        local_ranks=(0,) * world.world_size,
-    )
-    exchange = make_exchange(world, apart, hidden=D, row_dtype=torch.float32, max_tokens_per_rank=4)
-    assert exchange.kind == "host" and "several nodes" in exchange.why
-    exchange.free()
-    with pytest.raises(UsageError, match=r"'shm' needs all . active ranks on one node.*n0, n1"):
-        make_exchange(
-            world, apart, kind="shm", hidden=D, row_dtype=torch.float32, max_tokens_per_rank=4
         )

@@ -1,0 +1,1 @@
+"""Links: how bytes cross from one node to another."""
