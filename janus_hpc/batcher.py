@@ -184,3 +184,9 @@ class Batcher(Generic[S]):
                 batch.last_tokens.append(batch.num_tokens - 1)
                 batch.sampled.append(index)
         return batch
+
+
+def microbatch_sizes(num_tokens: int, num_microbatches: int) -> tuple[int, ...]:
+    """Token counts of a step's microbatches, within one of another, larger ones first."""
+    size, num_larger = divmod(num_tokens, num_microbatches)
+    return tuple(size + (m < num_larger) for m in range(num_microbatches))

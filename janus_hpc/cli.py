@@ -37,6 +37,7 @@ def main() -> None:
 SUB_COMMANDS = {
     "bench": "janus_hpc.bench.commands:bench",
     "model": "janus_hpc.models.commands:model",
+    "profile": "janus_hpc.profile.commands:profile",
     "results": "janus_hpc.results.commands:results",
 }
 

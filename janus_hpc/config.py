@@ -5,7 +5,7 @@ Reads job files; knows nothing of what the options do.
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -35,8 +35,22 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Help(description="weights and KV cache; auto takes the checkpoint's"),
     ] = "auto"
     exchange: Annotated[
-        Literal["auto", "host", "shm"],
-        Help(description="how hidden states travel: shm inside one node, host over MPI"),
+        Literal["auto", "host", "shm", "device", "one-phase", "direct", "relay"],
+        Help(description="how hidden states travel; auto takes what costs least between nodes"),
+    ] = "auto"
+    exchange_table: Annotated[
+        str | None, Help(description="costs measured by profile --exchange, for auto")
+    ] = None
+    inter: Annotated[
+        Literal["auto", "ucx", "mpi"], Help(description="link between nodes, not for host")
+    ] = "auto"
+    gate: Annotated[
+        Literal["egate", "agate"],
+        Help(description="where tokens are routed: on the expert side, or on the attention side"),
+    ] = "egate"
+    microbatches: Annotated[
+        Literal["auto", "1", "2", "3", "4"],
+        Help(description="parts of a step under way at once; auto measures"),
     ] = "auto"
     threads: Annotated[int, Help(description="threads a rank (0: cores over ranks)", ge=0)] = 0
     seed: Annotated[int, Help(description="seed of rows that name none", ge=0)] = 0
@@ -71,7 +85,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
-    Relative `prompts` and `model` in a job file are relative to the job file, `output` to the working
+    Relative `prompts`, `model` and `exchange_table` in a job file are relative to the job file, `output` to the working
     folder. Errors: UsageError naming file and key;
     an unknown key lists the valid ones.
     """
@@ -85,7 +99,13 @@ def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
         reason, _, path = str(error).partition(" - at `$.")
         key = path.rstrip("`")
         where = f"--{key.replace('_', '-')}" if key in overrides else f"{job}: key {key!r}"
-        raise UsageError(f"{where}: {reason}, got {values.get(key)!r}") from error
+        raise UsageError(f"{where}: {reason}, got {values.get(key)!r}{_choices(key)}") from error
+
+
+def _choices(key: str) -> str:
+    """The valid values of a key that has a fixed list of them."""
+    kind = get_type_hints(RunConfig).get(key)
+    return f"; one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
 
 
 def _read_job(job: Path) -> dict[str, Any]:
@@ -101,7 +121,9 @@ def _read_job(job: Path) -> dict[str, Any]:
             raise UsageError(
                 f"{job}: unknown key {key!r}; valid keys are {', '.join(sorted(valid))}"
             )
-    for key in ("prompts", "model"):
+    if type(values.get("microbatches")) is int:
+        values["microbatches"] = str(values["microbatches"])
+    for key in ("prompts", "model", "exchange_table"):
         if isinstance(values.get(key), str):
             values[key] = str(job.parent / values[key])
     return values

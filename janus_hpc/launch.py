@@ -110,6 +110,7 @@ class LaunchEnv:
     num_cpus: int = 1
     cache_dir: Path = Path()
     slurm: dict[str, str] = field(default_factory=dict)
+    ucx_settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,7 @@ def read_launch(environ: Mapping[str, str] | None = None) -> LaunchEnv:
         num_cpus=len(os.sched_getaffinity(0)),
         cache_dir=_cache_dir(environ),
         slurm=slurm,
+        ucx_settings={name: value for name, value in environ.items() if name.startswith("UCX_")},
     )
 
 

@@ -1,6 +1,7 @@
 """`janus-hpc bench`: measurements as sub-commands, printed as JSON."""
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from janus_hpc.bench.shapes import shape_config
 from janus_hpc.cli_options import run_options
 from janus_hpc.cli_world import start_world
 from janus_hpc.errors import UsageError
-from janus_hpc.launch import LaunchEnv
+from janus_hpc.launch import LaunchEnv, threads_per_rank
 from janus_hpc.models.config_file import ConfigFile
+from janus_hpc.planner.cost_table import read_table
 
 # What a prompts file or results would be needed for.
 NOT_HERE = (
@@ -22,11 +24,18 @@ NOT_HERE = (
 )  # fmt: skip
 
 
-def _sizes(text: str) -> list[int]:
+def _sizes(text: str, option: str = "--batch") -> list[int]:
     sizes = text.split(",")
     if not all(size.isdigit() and int(size) > 0 for size in sizes):
-        raise UsageError(f"--batch: expected numbers such as 1,8,32, got {text!r}")
+        raise UsageError(f"{option}: expected numbers such as 1,8,32, got {text!r}")
     return [int(size) for size in sizes]
+
+
+def _names(text: str, option: str, known: Sequence[str]) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"{option}: {unknown[0]!r} is unknown; known are {', '.join(known)}")
+    return names
 
 
 @click.group()
@@ -93,5 +102,79 @@ def e2e(
         )
         if world.world_rank == 0:
             with click.open_file(json_path, "w") as out:
+                out.write(json.dumps(records, indent=1) + "\n")
+    return 0
+
+
+@bench.command()
+@click.option(
+    "--kinds", default="one-phase,direct,relay,host,auto", help="also shm on one node [all but shm]"
+)
+@click.option("--gates", default="egate", help="egate, agate or both [egate]")
+@click.option("--inter", default="auto", help="links between nodes, e.g. mpi,ucx [auto]")
+@click.option("--splits", default="1a1e", help="e.g. 2a6e,4a4e,6a2e [1a1e]")
+@click.option("--tokens", default="64,256,1024", help="tokens a step over all attention ranks")
+@click.option("--hidden", default=2048, type=click.IntRange(1), help="hidden size [2048]")
+@click.option(
+    "--dtype",
+    default="bfloat16",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="of rows on their way [bfloat16]",
+)
+@click.option("--repeats", default=100, type=click.IntRange(1), help="layers timed [100]")
+@click.option(
+    "--seconds", default=3.0, type=click.FloatRange(0), help="fewer layers, if longer than this [3]"
+)
+@click.option("--microbatches", default=1, type=click.IntRange(1, 4), help="parts of a step [1]")
+@click.option("--top-k", default=8, type=click.IntRange(1), help="choices a token, for agate [8]")
+@click.option("--experts", default=64, type=click.IntRange(1), help="experts, for agate [64]")
+@click.option("--chunk-bytes", type=click.IntRange(1), help="bytes of rows that travel together")
+@click.option(
+    "--table", type=click.Path(path_type=Path), help="of `profile --exchange`; else measured now"
+)
+@click.option("--timeout", default=60.0, help="longest wait for a peer, seconds [60]")
+@click.option("--json", "json_path", default="-", help="where the records go; - is standard output")
+@click.pass_obj
+def exchange(env: LaunchEnv, /, **given: Any) -> int:
+    """Dispatch + combine of each kind of exchange, without computing between: time and bytes."""
+    tokens = _sizes(given["tokens"], "--tokens")
+    if given["top_k"] > given["experts"]:
+        raise UsageError(f"--top-k {given['top_k']}: more than --experts {given['experts']}")
+    inters = given["inter"].split(",")
+    costs = None if given["table"] is None else read_table(given["table"]).costs
+    if costs and (missing := [its for its in inters if its not in {*costs.links, "auto"}]):
+        raise UsageError(f"--table {given['table']}: has no link {missing[0]}")
+    world = start_world(env)
+
+    import torch
+
+    from janus_hpc.bench.exchange import ExchangeOptions, run_exchange
+    from janus_hpc.comm.exchange import GATES
+    from janus_hpc.comm.guard import guard
+    from janus_hpc.comm.links.make import INTERS
+    from janus_hpc.comm.make import CHUNK_BYTES, KINDS
+
+    options = ExchangeOptions(
+        kinds=_names(given["kinds"], "--kinds", KINDS),
+        gates=_names(given["gates"], "--gates", GATES),
+        inters=_names(given["inter"], "--inter", INTERS),
+        splits=given["splits"].split(","),
+        tokens=tokens,
+        hidden=given["hidden"],
+        row_dtype=getattr(torch, given["dtype"]),
+        repeats=given["repeats"],
+        most_s=given["seconds"],
+        num_microbatches=given["microbatches"],
+        top_k=given["top_k"],
+        num_experts=given["experts"],
+        chunk_bytes=given["chunk_bytes"] or CHUNK_BYTES,
+        timeout_s=given["timeout"],
+        num_threads=threads_per_rank(env, world.num_cores, world.num_local).num_threads,
+        costs=costs,
+    )
+    with guard(world):
+        records = run_exchange(world, options)
+        if world.world_rank == 0:
+            with click.open_file(given["json_path"], "w") as out:
                 out.write(json.dumps(records, indent=1) + "\n")
     return 0

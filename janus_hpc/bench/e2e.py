@@ -59,8 +59,8 @@ def run_e2e(world: World, env: LaunchEnv, options: E2eOptions) -> list[dict[str,
                 best = max(kind["decode_tokens_per_s"] for kind in peer[batch].values())
                 record["ratio_to_best"] = record["decode_tokens_per_s"] / best
             records.append(record)
-        if part.exchange is not None:
-            part.exchange.free()
+        if part.joined.exchange is not None:
+            part.joined.exchange.free()
     return records if world.world_rank == 0 else []
 
 
@@ -89,11 +89,10 @@ def _load(
     facts = {
         "split": str(split),
         "ranks": world.world_size,
-        "threads_per_rank": setup.num_threads,
         "kernels": setup.ops.name,
         "device": str(setup.device),
         "dtype": dtype,
-        "exchange": part.exchange.kind if part.exchange is not None else "",
+        **part.joined.facts(),
     }
     return part, facts
 

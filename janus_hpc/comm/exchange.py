@@ -104,7 +104,8 @@ class Exchange(Protocol):
     outputs are received before the next step is opened. Every call may raise CommTimeout.
 
     Tensors handed in may be on any device; those handed out are on the CPU, except that a rank
-    alone gets its own back.
+    alone gets its own back, and that kind "device" hands out tensors on the rank's GPU, whose calls
+    must all be made on one stream.
     """
 
     kind: str
@@ -156,6 +157,15 @@ class Exchange(Protocol):
 
     def send_outputs(self, layer: int, microbatch: int, y_ND: Tensor) -> None:
         """Send float64 partial sums back, in the row order of `recv_tokens`."""
+
+    def settle(self) -> None:
+        """Return when all outputs handed out are real and all that was sent has left; CommTimeout
+        if that will never be.
+
+        Where waits run on a GPU outputs are handed out before they have come. To be called before
+        anything computed from them leaves this rank, such as a token; and before a rank turns to
+        anything but the exchange, since messages may move only while their sender takes part.
+        """
 
     def free(self) -> None:
         """Give up the buffers. Collective over the active ranks."""

@@ -135,11 +135,15 @@ class HostExchange:
             y_TD.add_(self._parts_ETD[start : start + num_tokens])
         return y_TD.float()
 
-    def free(self) -> None:
-        """Finish what is under way, then free datatypes and communicators. Collective."""
+    def settle(self) -> None:
+        """Finish what is under way."""
         for microbatch in range(self._sizes.num_microbatches):
             self._finish(self._dispatch, -1, microbatch, "the last tokens to be taken")
             self._finish(self._combine, -1, microbatch, "the last outputs to be taken")
+
+    def free(self) -> None:
+        """Finish what is under way, then free datatypes and communicators. Collective."""
+        self.settle()
         self._x_row.Free()
         self._y_row.Free()
         for comm in self._comms:

@@ -69,6 +69,9 @@ class LocalExchange:
         del self._x[microbatch]
         return self._y.pop(microbatch).float()
 
+    def settle(self) -> None:
+        """Outputs are here when they are handed out."""
+
     def free(self) -> None:
         """Forget what is kept."""
         self._x.clear()

@@ -3,13 +3,15 @@
 It must not know models or the engine. Which kind crosses nodes is decided before, by predicted cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from mpi4py import MPI
 
 from janus_hpc.comm.cargo import DenseCargo
+from janus_hpc.comm.device_exchange import DeviceExchange
+from janus_hpc.comm.device_make import make_device_exchange
 from janus_hpc.comm.exchange import GATES, MAX_MICROBATCHES, Exchange
 from janus_hpc.comm.frames import FrameSizes
 from janus_hpc.comm.group_memory import GroupMemory, group_bytes
@@ -29,11 +31,12 @@ from janus_hpc.comm.world import World
 from janus_hpc.errors import UsageError
 from janus_hpc.topology import Topology
 
-KINDS = ("auto", "host", "shm", *Kind)
+KINDS = ("auto", "host", "shm", "device", *Kind)
 # Chunks of about this size travel by themselves: enough to spread the work of a node and to pass on
 # one while the next comes, few enough that a message's fixed cost does not count.
 CHUNK_BYTES = 256 * 1024
 _GROUP_TAG, _MEMORY_TAG = 77, 79
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +61,19 @@ def make_exchange(
     rules: GateRules | None = None,
     inter: str = "auto",
     chunk_bytes: int = CHUNK_BYTES,
+    chosen_why: str | None = None,
+    device: torch.device = _CPU,
+    ucx_settings: Mapping[str, str] | None = None,
 ) -> Exchange:
     """Build the exchange of a topology. Collective over its active ranks; parked ones stay out.
 
-    "auto" takes local for one active rank, shm where all active ranks share a node, and direct over
-    several nodes. Where memory that ranks of a node share is too small, "auto" takes host, and
-    `why` of the result tells. `gate` "agate" needs `rules`, and a kind other than host. UsageError,
-    on every rank alike, for what is unknown or impossible.
+    "auto" takes local for one active rank, device where all active ranks have GPUs of one node that
+    can open each other's memory, shm where they share a node, and direct over several nodes. Where
+    memory that ranks of a node share is too small, "auto" takes host; `why` of the result tells.
+    `chosen_why`: that `kind` was not asked for but chosen, and by what rule; it may give way like
+    "auto". `ucx_settings`: the UCX_* variables the user set.
+    `gate` "agate" needs `rules`, and a kind other than host and device. UsageError, on every rank
+    alike, for what is unknown or impossible.
     """
     _check(kind, gate, topology)
     assert 0 < num_microbatches <= MAX_MICROBATCHES, f"{num_microbatches=}"
@@ -85,6 +94,16 @@ def make_exchange(
     if kind == "host":
         return HostExchange(comm, peers, sizes, policy, "asked for")
     one_node = topology.same_node(active)
+    staged = ""
+    if kind in ("auto", "device") and one_node and gate == "egate" and device.type == "cuda":
+        built = make_device_exchange(comm, peers, sizes, policy, device)
+        if isinstance(built, DeviceExchange):
+            return built
+        staged = f"; staged through the host: {built}"
+    if kind == "device":
+        comm.Free()
+        reason = staged or ": it needs GPUs of one node, and the gate on the expert side"
+        raise UsageError(f"exchange 'device' cannot be had{reason}: take 'auto'")
     taken = Kind.DIRECT if kind in ("auto", "shm") else Kind(kind)
     fabric = make_fabric(topology, taken)
     frames = None
@@ -92,7 +111,7 @@ def make_exchange(
         assert rules is not None, "routing on the attention side needs rules"
         frames = FrameSizes(fabric, sizes, rules.top_k)
     if short := _memory_short(comm, peers, fabric, sizes, frames):
-        if kind != "auto" or gate == "agate":
+        if not (kind == "auto" or chosen_why) or gate == "agate":
             comm.Free()
             raise UsageError(
                 f"exchange {kind!r}: {short}: enlarge /dev/shm (containers: --shm-size), lower "
@@ -107,12 +126,14 @@ def make_exchange(
         router = Router(fabric, rules.placement)
         cargo = RoutedCargo(memory, fabric, group, sizes, frames, router)
     link: Link | None = None
-    why = "asked for" if kind != "auto" else f"the {len(active)} active ranks are on several nodes"
+    why = chosen_why or "asked for"
+    if kind == "auto":
+        why = f"the {len(active)} active ranks are on several nodes"
     name = str(taken)
     if one_node:
-        name, why = "shm", f"all {len(active)} active ranks share one node"
+        name, why = "shm", f"all {len(active)} active ranks share one node{staged}"
     else:
-        link = make_link(world.comm, active, inter, policy=policy)
+        link = make_link(world.comm, active, inter, policy=policy, user_settings=ucx_settings)
         why = f"{why}; between nodes {link.name} ({link.why})"
     return StagedExchange(
         comm,
@@ -137,10 +158,10 @@ def _check(kind: str, gate: str, topology: Topology) -> None:
         raise UsageError(f"gate {gate!r} is unknown; one of {', '.join(GATES)}")
     if kind == "host" and gate == "agate":
         raise UsageError("exchange 'host' has its gate on the expert side: take another exchange")
-    if kind == "shm" and not topology.same_node(active):
+    if kind in ("shm", "device") and not topology.same_node(active):
         nodes = sorted({topology.hosts[peer] for peer in active})
         raise UsageError(
-            f"exchange 'shm' needs all {len(active)} active ranks on one node, but they are on "
+            f"exchange {kind!r} needs all {len(active)} active ranks on one node, but they are on "
             f"{len(nodes)} hosts ({', '.join(nodes)}): take 'auto', or one that crosses nodes"
         )
 

@@ -28,7 +28,6 @@ with "at least".
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from mpi4py import MPI
@@ -44,15 +43,16 @@ from janus_hpc.comm.exchange import (
     header_words,
     read_headers,
 )
-from janus_hpc.comm.group_memory import GroupMemory, Lines
+from janus_hpc.comm.group_memory import GroupMemory
 from janus_hpc.comm.header_words import allgather_words
 from janus_hpc.comm.layout import Peers, Sizes, StepLayout
 from janus_hpc.comm.links.link import Link
 from janus_hpc.comm.places import Places
 from janus_hpc.comm.plan.build import plan_rank
 from janus_hpc.comm.plan.fabric import Fabric
-from janus_hpc.comm.plan.steps import Chunk, Need, Payload, RankPlan, Recv, Rows, Send
+from janus_hpc.comm.plan.steps import Chunk, RankPlan, Recv, Send
 from janus_hpc.comm.routed_cargo import RoutedCargo
+from janus_hpc.comm.turn import Expected, Turn, TurnMaker
 from janus_hpc.comm.waits import WaitPolicy, wait_until
 
 _MAX_PLANS = 64
@@ -81,10 +81,11 @@ class StagedExchange:
         self.bytes_between_nodes = 0
         self._comm, self._peers, self._fabric, self._sizes = comm, peers, fabric, sizes
         self._memory, self._cargo, self._link = memory, cargo, link
+        self._lines, self._words = memory.lines, memory.words
         self._chunk_rows, self._policy = chunk_rows, policy
-        self._group = fabric.group_of[peers.world_rank]
-        self._a = _place(self._group.attention, peers.world_rank)
-        self._e = _place(self._group.experts, peers.world_rank)
+        self._turn_maker = TurnMaker(fabric, peers.world_rank, sizes, memory)
+        self._group = self._turn_maker.group
+        self._a, self._e = self._turn_maker.attention, self._turn_maker.expert
         active = peers.topology.active_ranks
         assert fabric.attention_ranks == peers.row_order
         self._attention = [active.index(rank) for rank in peers.row_order]
@@ -100,6 +101,7 @@ class StagedExchange:
         self._num_taken = [0] * sizes.num_microbatches
         self._num_received = [0] * sizes.num_microbatches
         self._plans: dict[tuple[int, ...], RankPlan] = {}
+        self._turns: list[Turn] = []
 
     def open_step(self, header: StepHeader | None, *, stop: bool = False) -> list[StepHeader]:
         """The headers of all attention ranks. Collective over the active ranks."""
@@ -108,34 +110,39 @@ class StagedExchange:
         self._num_steps += 1
         words = self._header_words(header_words(header, stop))
         headers = read_headers(words, self._attention)
-        self._layout = StepLayout(headers, self._sizes.num_microbatches)
-        self._places = Places(self._fabric, self._group, self._layout)
-        self._cargo.open(self._places, self._layout)
-        self._step_plans = [self._plan(tuple(counts)) for counts in self._layout.counts]
+        # A step may leave out microbatches, whose receives were then posted for nothing.
+        self._num_posted = list(self._num_taken)
+        layout = self._layout = StepLayout(headers, self._sizes.num_microbatches)
+        places = self._places = Places(self._fabric, self._group, layout)
+        self._cargo.open(places, layout)
+        self._turns = [
+            self._turn_maker.make(self._plan(tuple(counts)), layout, places, m)
+            for m, counts in enumerate(layout.counts)
+        ]
         return [headers[i] for i in self._shown]
 
     def send_tokens(
         self, layer: int, microbatch: int, x_TD: Tensor, routing: Routing | None = None
     ) -> None:
         """Put the rows into the group's memory, and start what this rank sends for the group."""
+        turn, lines = self._turns[microbatch], self._lines
         assert self._a is not None and x_TD.dtype == self._sizes.row_dtype, f"{x_TD.dtype=}"
-        rows = self._places.own[microbatch][self._a]
-        assert x_TD.shape == (rows.num_rows, self._sizes.hidden), f"{x_TD.shape=} {rows=}"
+        assert x_TD.shape == (turn.num_own, self._sizes.hidden), f"{x_TD.shape=} {turn.num_own=}"
         self._num_sent[microbatch] += 1
         number, where = self._num_sent[microbatch], (layer, microbatch)
-        sent, counted = self._lines.sent[microbatch], self._lines.counted[microbatch]
+        counted, sent = lines.counted[microbatch][self._a], lines.sent[microbatch][self._a]
 
         def await_counts() -> None:
-            self._post(counted[self._a or 0], number)
-            self._await(self._own_attention(counted, microbatch), number, "routing", where)
+            self._post(counted, number)
+            self._await(turn.counted, number, "routing", where)
 
         self._cargo.put(layer, microbatch, self._a, x_TD, routing, await_counts)
-        self._post(sent[self._a], number)
-        plan = self._step_plans[microbatch]
-        self._chains.start(plan.fetch + plan.feed, microbatch, number)
-        if plan.feed:
+        self._post(sent, number)
+        self._chains.start(turn.plan.fetch, microbatch, number)
+        if turn.plan.feed:
+            self._chains.start(turn.plan.feed, microbatch, number)
             # Messages leave now rather than when this rank comes back from its computing.
-            self._await(self._own_attention(sent, microbatch), number, "tokens", where)
+            self._await(turn.gathered, number, "tokens", where)
 
     def recv_tokens(self, layer: int, microbatch: int) -> tuple[Tensor, list[int]]:
         """Wait for all attention ranks; the rows are read in the group's memory itself."""
@@ -154,42 +161,40 @@ class StagedExchange:
 
     def output_buffer(self, layer: int, microbatch: int, num_rows: int) -> Tensor:
         """This expert rank's slab of the group's memory; not zeroed."""
-        assert self._e is not None and num_rows == self._layout.totals[microbatch], f"{num_rows=}"
-        return self._slab(microbatch)
+        slab_ND = self._turns[microbatch].slab_ND
+        assert slab_ND is not None and num_rows == slab_ND.shape[0], f"{num_rows=}"
+        return slab_ND
 
     def send_outputs(self, layer: int, microbatch: int, y_ND: Tensor) -> None:
         """Say that the sums are in the slab, and start what this rank returns for the group."""
-        slab_ND = self._slab(microbatch)
-        assert y_ND.dtype == torch.float64 and y_ND.shape == slab_ND.shape, f"{y_ND.shape=}"
-        if y_ND.data_ptr() != slab_ND.data_ptr():
-            slab_ND.copy_(y_ND)
-        number = self._num_taken[microbatch]
-        self._post(self._lines.answered[microbatch][self._e or 0], number)
-        plan = self._step_plans[microbatch]
-        self._chains.start(plan.reply, microbatch, number)
-        if plan.reply:
-            expected = self._own_experts(microbatch)
-            self._await(expected, number, "partial sums", (layer, microbatch))
+        turn, number = self._turns[microbatch], self._num_taken[microbatch]
+        assert self._e is not None and turn.slab_ND is not None
+        assert y_ND.dtype == torch.float64 and y_ND.shape == turn.slab_ND.shape, f"{y_ND.shape=}"
+        if y_ND.data_ptr() != turn.slab_ND.data_ptr():
+            turn.slab_ND.copy_(y_ND)
+        self._post(self._lines.answered[microbatch][self._e], number)
+        if turn.plan.reply:
+            self._chains.start(turn.plan.reply, microbatch, number)
+            self._await(turn.answered, number, "partial sums", (layer, microbatch))
 
     def recv_outputs(self, layer: int, microbatch: int) -> Tensor:
         """Wait for all expert ranks, add up and round."""
-        assert self._a is not None, f"{self._peers=}"
-        rows = self._places.own[microbatch][self._a]
+        turn, chains = self._turns[microbatch], self._chains
         self._num_received[microbatch] += 1
-        needs = self._step_plans[microbatch].needs_sums
-        expected = self._own_experts(microbatch)
-        for need in needs:
-            line = self._lines.returned[microbatch][need.origin, need.chunk.index]
-            expected.append(Expected(line, need.world_rank, self._num_bytes(need)))
         number = self._num_received[microbatch]
-        chains = self._chains
         idle = lambda: chains.is_idle(microbatch, only_takes=False)  # noqa: E731
-        self._await(expected, number, "outputs", (layer, microbatch), idle)
-        return self._add_up(rows, microbatch, [(need.origin, need.payload) for need in needs])
+        self._await(turn.outputs, number, "outputs", (layer, microbatch), idle)
+        return self._add_up(turn)
+
+    def settle(self) -> None:
+        """Wait until every message of this rank has left or come."""
+        self._drain()
 
     def free(self) -> None:
         """Give up memory and link. Collective over the active ranks."""
         self._drain()
+        self._words = memoryview(b"")
+        self._turns.clear()
         self._memory.free(self._policy)
         if self._link is not None:
             self._link.free()
@@ -199,15 +204,13 @@ class StagedExchange:
 
     def is_gathered(self, chunk: Chunk, microbatch: int, number: int) -> bool:
         """See `Surroundings`. Frames need all ranks of the group, rows those that have some."""
-        words, sent = self._memory.words, self._lines.sent[microbatch]
-        own = self._places.own[microbatch]
-        routed = self.gate == "agate"
-        lines = (line for line, rows in zip(sent, own, strict=True) if routed or rows.num_rows)
-        return all(words[line] >= number for line in lines)
+        routed, words = self.gate == "agate", self._words
+        expected = self._turns[microbatch].gathered
+        return all(words[its.line] >= number for its in expected if routed or its.num_bytes)
 
     def is_answered(self, microbatch: int, number: int) -> bool:
         """See `Surroundings`."""
-        words = self._memory.words
+        words = self._words
         return all(words[line] >= number for line in self._lines.answered[microbatch])
 
     def land(self, chunk: Chunk, origin: int, microbatch: int, number: int) -> None:
@@ -229,7 +232,8 @@ class StagedExchange:
     def sums_to_fill(self, step: Recv, microbatch: int) -> Tensor:
         """See `Surroundings`."""
         rows = self._places.back(step.chunk.rows, microbatch)
-        return self._returned(step.origin, step.payload)[rows].view(-1).view(torch.uint8)
+        area_ND = self._turn_maker.returned(step.origin, step.payload)
+        return area_ND[rows].view(-1).view(torch.uint8)
 
     def partial_sums(self, chunk: Chunk, microbatch: int) -> Tensor:
         """See `Surroundings`."""
@@ -242,10 +246,6 @@ class StagedExchange:
             self.bytes_between_nodes += num_bytes
 
     # The rest is this class's own.
-
-    @property
-    def _lines(self) -> Lines:
-        return self._memory.lines
 
     def _plan(self, counts: tuple[int, ...]) -> RankPlan:
         """Steps of equal sizes have one plan; the few last ones are kept."""
@@ -261,47 +261,23 @@ class StagedExchange:
 
         The receives of the layer's other microbatches are posted, too, ahead of their tokens.
         """
-        assert self._e is not None, f"{self._peers=}"
         for m in range(microbatch, self._sizes.num_microbatches):
             if self._num_posted[m] == self._num_taken[m]:
                 self._num_posted[m] += 1
-                self._chains.start(self._step_plans[m].take, m, self._num_posted[m])
+                self._chains.start(self._turns[m].plan.take, m, self._num_posted[m])
         self._num_taken[microbatch] += 1
-        expected = self._own_attention(self._lines.sent[microbatch], microbatch)
-        for need in self._step_plans[microbatch].needs_tokens:
-            line = self._lines.landed[microbatch][need.chunk.source, need.chunk.index]
-            expected.append(Expected(line, need.world_rank, self._num_bytes(need)))
-        number = self._num_taken[microbatch]
-        chains = self._chains
+        number, chains = self._num_taken[microbatch], self._chains
         taken = lambda: chains.is_idle(microbatch, only_takes=True)  # noqa: E731
-        self._await(expected, number, "tokens", (layer, microbatch), taken)
+        self._await(self._turns[microbatch].tokens, number, "tokens", (layer, microbatch), taken)
 
-    def _slab(self, microbatch: int) -> Tensor:
-        """Where this expert rank's partial sums of a microbatch are."""
-        assert self._e is not None, f"{self._peers=}"
-        rows = Rows(0, self._layout.totals[microbatch])
-        return self._memory.y_END[self._e, self._places.all(rows, microbatch)]
-
-    def _returned(self, origin: int, payload: Payload) -> Tensor:
-        """Where sums from a child of this group's tree come to, in the type they have."""
-        children = self._fabric.trees[self._group.index][self._group.index]
-        area_ND = self._memory.returned_CND[children.index(origin)]
-        if payload is Payload.PARTS:
-            return area_ND
-        return area_ND.view(torch.float32).view(-1, self._sizes.hidden)
-
-    def _add_up(self, rows: Rows, microbatch: int, origins: list[tuple[int, Payload]]) -> Tensor:
+    def _add_up(self, turn: Turn) -> Tensor:
         """y_TD of own rows from the group's expert ranks and from other groups."""
-        y_TD = self._y_TD[: rows.num_rows]
-        if not rows.num_rows:
-            return y_TD
-        parts = list(self._memory.y_END[:, self._places.all(rows, microbatch)])
-        back = self._places.back(rows, microbatch)
-        parts += [self._returned(*its)[back] for its in dict.fromkeys(origins)]
-        if len(parts) == 1:
-            return y_TD.copy_(parts[0])
-        sums_TD = torch.add(parts[0], parts[1], out=self._sums_TD[: rows.num_rows])
-        for part_TD in parts[2:]:
+        parts_PTD = turn.parts_PTD
+        y_TD = self._y_TD[turn.first_own : turn.first_own + turn.num_own]
+        if len(parts_PTD) <= 1:
+            return y_TD.copy_(parts_PTD[0]) if parts_PTD else y_TD
+        sums_TD = torch.add(parts_PTD[0], parts_PTD[1], out=self._sums_TD[: turn.num_own])
+        for part_TD in parts_PTD[2:]:
             sums_TD.add_(part_TD)
         return y_TD.copy_(sums_TD)
 
@@ -319,35 +295,14 @@ class StagedExchange:
         self._await(expected, self._num_steps, "the headers of a step", None)
         return [self._memory.read_words(slot, HEADER_WORDS) for slot in slots]
 
-    # Waits.
-
-    def _own_attention(self, lines: list[int], microbatch: int) -> list["Expected"]:
-        own = self._places.own[microbatch]
-        row_bytes = self._sizes.row_bytes
-        its = zip(lines, self._group.attention, own, strict=True)
-        return [Expected(line, rank, rows.num_rows * row_bytes) for line, rank, rows in its]
-
-    def _own_experts(self, microbatch: int) -> list["Expected"]:
-        num_bytes = self._layout.totals[microbatch] * self._sizes.hidden * 8
-        its = zip(self._lines.answered[microbatch], self._group.experts, strict=True)
-        return [Expected(line, rank, num_bytes) for line, rank in its]
-
-    def _num_bytes(self, need: Need) -> int:
-        widths = {
-            Payload.TOKENS: self._sizes.row_bytes,
-            Payload.PARTS: self._sizes.hidden * 8,
-            Payload.SUMS: self._sizes.hidden * 4,
-        }
-        return need.chunk.rows.num_rows * widths[need.payload]
-
     def _post(self, line: int, number: int) -> None:
         """Publish what this rank has stored: its counter follows its data."""
         self._memory.fence()
-        self._memory.words[line] = number
+        self._words[line] = number
 
     def _await(
         self,
-        expected: list["Expected"],
+        expected: Sequence[Expected],
         number: int,
         what: str,
         where: tuple[int, int] | None,
@@ -356,19 +311,17 @@ class StagedExchange:
         """Wait until all counters have reached `number`, and until those chains of this rank have
         ended that `is_idle` looks at; `where` is layer and microbatch.
         """
-        words, chains = self._memory.words, self._chains
-        lines = [its.line for its in expected]
+        words, chains = self._words, self._chains
 
         def is_ready() -> bool:
             if chains.running:
                 chains.progress()
                 if is_idle is not None and not is_idle():
                     return False
-            return all(words[line] >= number for line in lines)
+            return all(words[its[0]] >= number for its in expected)
 
         def describe() -> str:
-            late = [its for its in expected if words[its.line] < number]
-            return self._waiting(late, what, where)
+            return self._waiting(expected, number, what, where)
 
         wait_until(is_ready, self._policy, describe)
         self._memory.fence()
@@ -380,27 +333,17 @@ class StagedExchange:
             self._chains.progress()
             return not self._chains.running
 
-        wait_until(is_ready, self._policy, lambda: self._waiting([], "messages", None))
+        wait_until(is_ready, self._policy, lambda: self._waiting([], 0, "messages", None))
 
-    def _waiting(self, late: list["Expected"], what: str, where: tuple[int, int] | None) -> str:
+    def _waiting(
+        self, expected: Sequence[Expected], number: int, what: str, where: tuple[int, int] | None
+    ) -> str:
         """Who waits for whom and for how many bytes, for a message."""
         if where is not None:
             what += f" of layer {where[0]}, microbatch {where[1]}"
+        late = [its for its in expected if self._words[its.line] < number]
+        num_bytes, num_late = (sum(e.num_bytes for e in its) for its in (expected, late))
         under_way = self._chains.under_way()
         ranks = dict.fromkeys([its.world_rank for its in late] + [rank for rank, _ in under_way])
-        num_expected = sum(its.num_bytes for its in late)
-        num_received = sum(transfer.num_received for _, transfer in under_way)
-        text = self._peers.waiting(what, ranks)
-        return f"{text} ({num_expected} bytes expected, {num_received} of them received)"
-
-
-class Expected(NamedTuple):
-    """A counter that must grow, the rank it takes, and the bytes it stands for."""
-
-    line: int
-    world_rank: int
-    num_bytes: int
-
-
-def _place(world_ranks: Sequence[int], world_rank: int) -> int | None:
-    return world_ranks.index(world_rank) if world_rank in world_ranks else None
+        text = f"{self._peers.waiting(what, ranks)} ({num_bytes} bytes expected, "
+        return text + f"{num_bytes - num_late} received)"

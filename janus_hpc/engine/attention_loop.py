@@ -9,16 +9,18 @@ from typing import Protocol
 
 import torch
 
-from janus_hpc.batcher import Batcher, Sequence, StepBatch
+from janus_hpc.batcher import Batcher, Sequence, StepBatch, microbatch_sizes
 from janus_hpc.comm.exchange import Exchange, StepHeader
 from janus_hpc.core import FinishReason, RowResult
 from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.engine.claims import ClaimQueue
+from janus_hpc.engine.interleave import Interleaved
 from janus_hpc.engine.order import exchange_order
 from janus_hpc.engine.tallies import Tallies
 from janus_hpc.engine.tokens import build_tokens
+from janus_hpc.experts.gate import Gate
 from janus_hpc.kvcache import KVCache
-from janus_hpc.models.attention_model import AttentionModel, Overlapped
+from janus_hpc.models.attention_model import AttentionModel
 from janus_hpc.sampling.sampler import NO_TOKEN, choose
 
 # Legend: T tokens of the step, D hidden, S sequences sampled, V vocabulary.
@@ -40,6 +42,8 @@ class AttentionLoop:
         cache: KVCache,
         batcher: Batcher[ActiveSample],
         exchange: Exchange,
+        num_microbatches: int,
+        gate: Gate | None,
         claims: ClaimQueue,
         rows: RowSource,
         record: Callable[[RowResult], None],
@@ -52,6 +56,8 @@ class AttentionLoop:
         self.cache = cache
         self.batcher = batcher
         self.exchange = exchange
+        self.num_microbatches = num_microbatches
+        self.gate = gate
         self.claims = claims
         self.rows = rows
         self.record = record
@@ -77,6 +83,7 @@ class AttentionLoop:
         left = self.claims.num_left
         return StepHeader(
             num_tokens=batch.num_tokens,
+            microbatch_tokens=microbatch_sizes(batch.num_tokens, self.num_microbatches),
             done=self.batcher.idle and left == 0,
             want_rows=min(self.batcher.room(), left),
             stop=self.stop_asked(),
@@ -95,20 +102,13 @@ class AttentionLoop:
 
     def _compute(self, batch: StepBatch[ActiveSample]) -> None:
         started_s = time.monotonic()
-        tokens = build_tokens(batch, self.model)
-        order = exchange_order(self.model.spec.sparse_layers)
-
-        def moe(layer: int, x_TD: torch.Tensor, meanwhile: Overlapped) -> torch.Tensor:
-            expected, microbatch = next(order)
-            assert layer == expected, f"{layer=} {expected=}"
-            self.note(f"layer {layer}")
-            self.exchange.send_tokens(layer, microbatch, x_TD)
-            self.while_away(layer, microbatch)
-            shared_TD = meanwhile()
-            y_TD = self.exchange.recv_outputs(layer, microbatch).to(x_TD.device).float()
-            return y_TD if shared_TD is None else y_TD + shared_TD
-
-        h_TD = self.model.forward(tokens, self.cache, moe)
+        sizes = microbatch_sizes(batch.num_tokens, self.num_microbatches)
+        tokens = build_tokens(batch, self.model).split(sizes)
+        streams = [self.model.forward(part, self.cache) for part in tokens]
+        order = exchange_order(self.model.spec.sparse_layers, self.num_microbatches)
+        step = Interleaved(streams, self.exchange, self.gate, self.note)
+        h_TD = torch.cat(step.run(order, self.while_away))
+        self.exchange.settle()
         if batch.sampled:
             rows_S = torch.tensor(batch.last_tokens, device=h_TD.device)
             self._sample(batch, self.model.logits(h_TD, rows_S))

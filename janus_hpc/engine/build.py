@@ -5,6 +5,7 @@ are read by their own rank alone. Branches on nothing: the caller says which par
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from janus_hpc.comm.shared_weights import NodeShared
 from janus_hpc.experts.activity import ExpertActivity
 from janus_hpc.experts.expert_model import ExpertModel
+from janus_hpc.experts.gate import Gate
 from janus_hpc.kernels.ops import Ops
 from janus_hpc.layers.source import Reader, SizingSource, SlabSource, WeightSource
 from janus_hpc.models.attention_model import AttentionModel
@@ -37,27 +39,28 @@ def build_attention(
     return model
 
 
+def build_gate(
+    spec: ModelSpec, ops: Ops, reader: Reader, shared: NodeShared, device: torch.device
+) -> Gate:
+    """The gates, for either side. Collective over the ranks of `shared`."""
+    # Routers decide: they are kept in float32 whatever the model's dtype.
+    make = partial(Gate, spec, ops)
+    return _shared_build(make, ops, reader, shared, torch.float32, device)
+
+
 def build_experts(
     spec: ModelSpec,
     ops: Ops,
     reader: Reader,
-    shared: NodeShared,
+    gate: Gate,
     dtype: torch.dtype,
     device: torch.device,
     placement: Sequence[range],
     expert_rank: int,
 ) -> ExpertModel:
-    """Gates and the experts of one expert rank. Collective over the ranks of `shared`."""
+    """The experts of one expert rank."""
     activity = ExpertActivity(spec.sparse_layers, spec.moe.num_experts, placement)
-    ids = placement[expert_rank]
-    model = _shared_build(
-        lambda source: ExpertModel(spec, ops, source, ids, activity),
-        ops,
-        reader,
-        shared,
-        torch.float32,  # routers decide: they are kept in float32 whatever the model's dtype
-        device,
-    )
+    model = ExpertModel(spec, ops, gate, placement[expert_rank], activity)
     model.load(reader, dtype, device)
     return model
 

@@ -1,25 +1,45 @@
 """The expert side's part of a step: receive, compute, reply; and the loop of a rank that does only that."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
-from janus_hpc.comm.exchange import Exchange, StepHeader
+import torch
+
+from janus_hpc.comm.exchange import Exchange, RoutedRows, StepHeader
 from janus_hpc.engine.order import exchange_order
 from janus_hpc.experts.expert_model import ExpertModel
 
+# Legend: N tokens of all attention ranks, D hidden.
 
-def serve_layer(exchange: Exchange, experts: ExpertModel, layer: int, microbatch: int) -> None:
+
+class Experts(Protocol):
+    """What adds this rank's partial sums into out_ND, with the gate on either side."""
+
+    def compute(self, layer: int, x_ND: torch.Tensor, out_ND: torch.Tensor) -> None: ...
+
+    def compute_routed(self, layer: int, routed: RoutedRows, out_ND: torch.Tensor) -> None: ...
+
+
+def serve_layer(exchange: Exchange, experts: Experts, layer: int, microbatch: int) -> None:
     """One exchange as seen from the expert side; nothing is computed for zero tokens."""
-    x_ND, _ = exchange.recv_tokens(layer, microbatch)
-    y_ND = exchange.output_buffer(layer, microbatch, x_ND.shape[0])
+    if exchange.gate == "agate":
+        rows = exchange.recv_routed(layer, microbatch)
+        compute = partial(experts.compute_routed, layer, rows)
+    else:
+        x_ND, _ = exchange.recv_tokens(layer, microbatch)
+        compute = partial(experts.compute, layer, x_ND)
+    y_ND = exchange.output_buffer(layer, microbatch, exchange.num_rows(microbatch))
     y_ND.zero_()
-    if x_ND.shape[0]:
-        experts.compute(layer, x_ND, y_ND)
+    if y_ND.shape[0]:
+        compute(y_ND)
     exchange.send_outputs(layer, microbatch, y_ND)
 
 
 def run_expert(
     exchange: Exchange,
     experts: ExpertModel,
+    num_microbatches: int,
     stop_asked: Callable[[], bool],
     note: Callable[[str], None],
     on_step: Callable[[list[StepHeader]], None],
@@ -35,6 +55,6 @@ def run_expert(
             return headers
         if not any(h.num_tokens for h in headers):
             continue
-        for layer, microbatch in exchange_order(experts.spec.sparse_layers):
-            note(f"layer {layer}")
+        for layer, microbatch in exchange_order(experts.spec.sparse_layers, num_microbatches):
+            note(f"layer {layer}, microbatch {microbatch}")
             serve_layer(exchange, experts, layer, microbatch)

@@ -17,7 +17,7 @@ from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
 from janus_hpc.errors import ExitCode, JanusError
-from janus_hpc.experts.activity import ExpertActivity
+from janus_hpc.experts.activity import ExpertActivity, over_ranks
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.results.manifest import load_manifest
 from janus_hpc.results.merge import MergeReport, merge
@@ -73,7 +73,7 @@ def _merge(
     seconds: float,
 ) -> ExitCode:
     tallies = [its for its, _ in collected]
-    activity = next((its for _, its in collected if its is not None), None)
+    activity = over_ranks([its for _, its in collected if its is not None])
     manifest = load_manifest(plan.run_dir)
     stats = RunStats(
         batches=[_batch_stats(plan, part, tallies, seconds)],
@@ -121,7 +121,7 @@ def _batch_stats(plan: RunPlan, part: Part, tallies: list[Tallies], seconds: flo
     return BatchStats(
         plan=plan.split_why,
         split=str(plan.split),
-        exchange=part.exchange.kind if part.exchange is not None else "",
+        exchange=part.joined.kind,
         num_rows=plan.num_rows - plan.num_resumed,
         num_tokens=tokens,
         seconds=seconds,
@@ -134,7 +134,7 @@ def _layer_stats(activity: ExpertActivity) -> LayerStats:
         expert_activations=activity.tokens_LE,
         a_max_mean=activity.a_max_mean(),
         a_max_max=activity.a_max_max_L,
-        num_steps=int(np.max(activity.num_steps_L, initial=0)),
+        num_steps=int(np.max(activity.num_passes_L, initial=0)),
     )
 
 
@@ -158,12 +158,9 @@ def _provenance(
         "slurm": env.slurm,
         "versions": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
         "mpi_library": world.library_version,
-        "exchange": part.exchange.kind if part.exchange is not None else "",
-        "exchange_why": part.exchange.why if part.exchange is not None else "",
+        **part.joined.facts(),
         "kernels": setup.kernels,
         "kernels_why": setup.kernels_why,
         "device": str(setup.device),
-        "threads_per_rank": setup.num_threads,
-        "threads_why": setup.threads_why,
         "kv_bytes": setup.kv_bytes,
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 
 def exchange_order(
-    sparse_layers: Sequence[int], num_microbatches: int = 1
+    sparse_layers: Sequence[int], num_microbatches: int
 ) -> Iterator[tuple[int, int]]:
     """(layer, microbatch) pairs of one step."""
     for layer in sparse_layers:

@@ -5,27 +5,30 @@ Every part has the same face: `run` until the pending rows are done or a stop is
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from janus_hpc.batcher import Batcher
 from janus_hpc.comm.exchange import Exchange, StepHeader
-from janus_hpc.comm.make import make_exchange
 from janus_hpc.comm.shared_weights import NodeShared
 from janus_hpc.core import RowResult
 from janus_hpc.engine.active import ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop, RowSource
-from janus_hpc.engine.build import build_attention, build_experts
+from janus_hpc.engine.build import build_attention, build_experts, build_gate
 from janus_hpc.engine.claims import ClaimQueue, RowIds
+from janus_hpc.engine.crossing import choose_crossing
 from janus_hpc.engine.expert_loop import run_expert, serve_layer
+from janus_hpc.engine.join import Joined, Loaded, join
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
 from janus_hpc.experts.activity import ExpertActivity
 from janus_hpc.experts.expert_model import ExpertModel
+from janus_hpc.experts.gate import Gate
 from janus_hpc.kvcache import BlockPool, KVCache, num_blocks_for
 from janus_hpc.models.attention_model import AttentionModel
-from janus_hpc.topology import Role, contiguous_experts
+from janus_hpc.topology import contiguous_experts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Part(Protocol):
     """A rank's part of the engine, loaded and ready."""
 
     @property
-    def exchange(self) -> Exchange | None: ...
+    def joined(self) -> Joined: ...
 
     @property
     def activity(self) -> ExpertActivity | None: ...
@@ -58,10 +61,10 @@ class Part(Protocol):
 class ParkedPart:
     """Held but unused: waits for the others."""
 
-    exchange = None
     activity = None
 
-    def __init__(self) -> None:
+    def __init__(self, joined: Joined) -> None:
+        self.joined = joined
         self.tallies = Tallies()
 
     def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
@@ -71,8 +74,15 @@ class ParkedPart:
 class ExpertPart:
     """Serves the attention ranks' tokens."""
 
-    def __init__(self, setup: EngineSetup, exchange: Exchange, experts: ExpertModel) -> None:
+    def __init__(
+        self,
+        setup: EngineSetup,
+        joined: Joined,
+        exchange: Exchange,
+        experts: ExpertModel,
+    ) -> None:
         self.setup = setup
+        self.joined = joined
         self.exchange = exchange
         self.experts = experts
         self.activity = experts.activity
@@ -81,7 +91,14 @@ class ExpertPart:
     def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         note = _noter(self.setup)
         with torch.inference_mode():
-            return run_expert(self.exchange, self.experts, hooks.stop_asked, note, hooks.on_step)
+            return run_expert(
+                self.exchange,
+                self.experts,
+                self.joined.microbatches.num,
+                hooks.stop_asked,
+                note,
+                hooks.on_step,
+            )
 
 
 class AttentionPart:
@@ -90,26 +107,23 @@ class AttentionPart:
     def __init__(
         self,
         setup: EngineSetup,
+        joined: Joined,
         exchange: Exchange,
         model: AttentionModel,
+        cache: KVCache,
+        gate: Gate | None,
         activity: ExpertActivity | None,
         while_away: Callable[[int, int], None],
     ) -> None:
         self.setup = setup
+        self.joined = joined
         self.exchange = exchange
         self.model = model
+        self.cache = cache
+        self.gate = gate
         self.activity = activity
         self.while_away = while_away
         self.tallies = Tallies()
-        config = setup.config
-        num_blocks = num_blocks_for(
-            setup.spec,
-            setup.kv_bytes,
-            config.block_size,
-            setup.dtype,
-            config.max_sequences * setup.max_context,
-        )
-        self.cache = KVCache(setup.spec, num_blocks, config.block_size, setup.dtype, setup.device)
 
     def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         config = self.setup.config
@@ -126,6 +140,8 @@ class AttentionPart:
             cache=self.cache,
             batcher=batcher,
             exchange=self.exchange,
+            num_microbatches=self.joined.microbatches.num,
+            gate=self.gate,
             claims=ClaimQueue(pending_rows, role_rank),
             rows=hooks.make_rows(batcher.capacity_tokens),
             record=hooks.record,
@@ -142,52 +158,69 @@ class AttentionPart:
 def load_part(setup: EngineSetup) -> Part:
     """Read this rank's weights and join the exchange. Collective over the world."""
     role = setup.role
-    shared = NodeShared(setup.world, role.value)
-    if role is Role.PARKED:
-        return ParkedPart()
-    if role is Role.EXPERT:
-        experts = _experts(setup, shared)
-        return ExpertPart(setup, _exchange(setup), experts)
-    model = build_attention(
-        setup.spec, setup.ops, setup.reader, shared, setup.dtype, setup.device, setup.max_context
-    )
-    if role is Role.ATTENTION:
-        return AttentionPart(setup, _exchange(setup), model, None, lambda layer, microbatch: None)
-    experts = _experts(setup, shared)
-    exchange = _exchange(setup)
+    crossing = choose_crossing(setup)
+    loaded = _load(setup)
+    joined = join(setup, loaded, crossing)
+    if joined.exchange is None:
+        return ParkedPart(joined)
+    model, cache, experts = loaded.model, loaded.cache, loaded.experts
+    if model is None or cache is None:
+        assert experts is not None, f"{role=}"
+        return ExpertPart(setup, joined, joined.exchange, experts)
     return AttentionPart(
         setup,
-        exchange,
+        joined,
+        joined.exchange,
         model,
-        experts.activity,
-        lambda layer, microbatch: serve_layer(exchange, experts, layer, microbatch),
+        cache,
+        loaded.gate,
+        None if experts is None else experts.activity,
+        partial(_serve_own, joined.exchange, experts),
     )
 
 
-def _experts(setup: EngineSetup, shared: NodeShared) -> ExpertModel:
-    ranks = setup.topology.expert_ranks
-    return build_experts(
+def _load(setup: EngineSetup) -> Loaded:
+    """What the role needs of the model. Collective over a node's ranks of the role."""
+    role, spec, ops, reader = setup.role, setup.spec, setup.ops, setup.reader
+    shared = NodeShared(setup.world, role.value)
+    model: AttentionModel | None = None
+    cache: KVCache | None = None
+    gate: Gate | None = None
+    experts: ExpertModel | None = None
+    if role.does_attention:
+        model = build_attention(
+            spec, ops, reader, shared, setup.dtype, setup.device, setup.max_context
+        )
+        cache = _cache(setup)
+    if role.does_experts or (role.does_attention and setup.config.gate == "agate"):
+        gate = build_gate(spec, ops, reader, shared, setup.device)
+    if role.does_experts:
+        assert gate is not None
+        ranks = setup.topology.expert_ranks
+        placement = contiguous_experts(spec.moe.num_experts, len(ranks))
+        own = ranks.index(setup.world.world_rank)
+        experts = build_experts(spec, ops, reader, gate, setup.dtype, setup.device, placement, own)
+    return Loaded(model=model, cache=cache, gate=gate, experts=experts)
+
+
+def _cache(setup: EngineSetup) -> KVCache:
+    config = setup.config
+    num_blocks = num_blocks_for(
         setup.spec,
-        setup.ops,
-        setup.reader,
-        shared,
+        setup.kv_bytes,
+        config.block_size,
         setup.dtype,
-        setup.device,
-        contiguous_experts(setup.spec.moe.num_experts, len(ranks)),
-        ranks.index(setup.world.world_rank),
+        config.max_sequences * setup.max_context,
     )
+    return KVCache(setup.spec, num_blocks, config.block_size, setup.dtype, setup.device)
 
 
-def _exchange(setup: EngineSetup) -> Exchange:
-    return make_exchange(
-        setup.world,
-        setup.topology,
-        kind=setup.config.exchange,
-        hidden=setup.spec.hidden,
-        row_dtype=setup.dtype,
-        max_tokens_per_rank=setup.config.max_step_tokens,
-        timeout_s=setup.config.comm_timeout_s,
-    )
+def _serve_own(
+    exchange: Exchange, experts: ExpertModel | None, layer: int, microbatch: int
+) -> None:
+    """What a rank with both roles does while its tokens are away; nothing on one without experts."""
+    if experts is not None:
+        serve_layer(exchange, experts, layer, microbatch)
 
 
 def _noter(setup: EngineSetup) -> Callable[[str], None]:

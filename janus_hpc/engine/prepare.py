@@ -189,6 +189,8 @@ def _check_kv_memory(config: RunConfig) -> None:
 
 
 def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence[int]) -> None:
+    if config.exchange == "host" and config.gate == "agate":
+        raise UsageError("--exchange host has its gate on the expert side: take another, or egate")
     nodes = {node for node, role in zip(node_ids, roles, strict=True) if role is not Role.PARKED}
     if config.exchange == "shm" and len(nodes) > 1:
         raise UsageError(

@@ -94,16 +94,25 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
         )
         part = load_part(setup)
     world.barrier()
-    if world.world_rank == 0 and part.exchange is not None:
-        log.info("exchange: %s (%s)", part.exchange.kind, part.exchange.why)
+    joined = part.joined
+    if world.world_rank == 0 and joined.exchange is not None:
+        log.info("exchange: %s (%s)", joined.kind, joined.exchange.why)
+        log.info("gate: %s", joined.exchange.gate)
+        tokens, seconds = joined.crossing.num_tokens, joined.measured_s
+        log.info("a round with %d tokens a rank takes %.3g ms", tokens, seconds * 1e3)
+    if world.world_rank == 0:
+        chosen = joined.microbatches
+        log.info("microbatches: %d (%s)", chosen.num, chosen.why)
+        if chosen.num_threads != setup.num_threads:
+            log.info("threads per rank: %d (%s)", chosen.num_threads, chosen.threads_why)
     progress = _progress(plan) if world.world_rank == 0 else None
     started_s = time.monotonic()
     headers = answer(world, plan, part, stop, progress)
     seconds = time.monotonic() - started_s
     # A stop that comes with the last row changes nothing.
     stopped = any(h.stop for h in headers) and not all(h.done for h in headers)
-    if part.exchange is not None:
-        part.exchange.free()
+    if joined.exchange is not None:
+        joined.exchange.free()
     code = finish_run(world, env, plan, setup, part, seconds, stopped)
     if progress is not None and not stopped:
         progress.complete()

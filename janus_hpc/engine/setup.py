@@ -1,6 +1,7 @@
 """What every rank's part of the engine is built from: world, model, device, sizes. Plain data plus its derivation."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.device import kv_budget_bytes, rank_device
 from janus_hpc.kernels.make import make_ops
+from janus_hpc.kernels.native_ops import NativeOps
 from janus_hpc.kernels.ops import Ops
 from janus_hpc.launch import LaunchEnv, threads_per_rank
 from janus_hpc.layers.source import Reader
@@ -33,9 +35,13 @@ class EngineSetup:
     config: RunConfig
     num_threads: int
     threads_why: str
+    # The same for ranks of both roles that compute at once, as with several microbatches.
+    num_threads_at_once: int
+    threads_at_once_why: str
     kernels: str
     kernels_why: str
     kv_bytes: int
+    ucx_settings: Mapping[str, str]
 
     @property
     def role(self) -> Role:
@@ -58,6 +64,7 @@ def make_setup(
     threads = threads_per_rank(env, world.num_cores, _sharing(world, topology))
     num_threads = config.threads or threads.num_threads
     threads_why = "--threads" if config.threads else threads.why
+    at_once, at_once_why = _threads_at_once(world, env, topology, config)
     torch.set_num_threads(num_threads)
     device = rank_device(device_kind, world.local_rank)
     # One rank a node compiles, the others find the result.
@@ -85,8 +92,11 @@ def make_setup(
         config=config,
         num_threads=num_threads,
         threads_why=threads_why,
+        num_threads_at_once=at_once,
+        threads_at_once_why=at_once_why,
         kernels=kernels,
         kernels_why=kernels_why,
+        ucx_settings=env.ucx_settings,
         kv_bytes=_agree_on_kv_bytes(world, topology, spec, device, dtype, config),
     )
 
@@ -100,6 +110,26 @@ def _sharing(world: World, topology: Topology) -> int:
     role = topology.roles[world.world_rank]
     nodes = zip(topology.roles, world.node_ids, strict=True)
     return sum(its == role and node == world.node_id for its, node in nodes)
+
+
+def _threads_at_once(
+    world: World, env: LaunchEnv, topology: Topology, config: RunConfig
+) -> tuple[int, str]:
+    """Threads of a rank where attention and expert ranks do not take turns, and why."""
+    if config.threads:
+        return config.threads, "--threads"
+    num_active = sum(world.node_ids[active] == world.node_id for active in topology.active_ranks)
+    threads = threads_per_rank(env, world.num_cores, max(num_active, 1))
+    if env.omp_threads is not None:
+        return threads.num_threads, threads.why
+    return threads.num_threads, f"{world.num_cores} cores / {num_active} ranks that work at once"
+
+
+def use_threads(ops: Ops, num_threads: int) -> None:
+    """Let this rank compute with so many threads from now on."""
+    torch.set_num_threads(num_threads)
+    if isinstance(ops, NativeOps):
+        ops.num_threads = num_threads
 
 
 def _agree_on_kernels(world: World, ops: Ops) -> tuple[str, str]:

@@ -1,10 +1,11 @@
 """All of a model but gates and routed experts: embedding, attention, norms, dense and shared MLPs, LM head.
 
-Where a layer has routed experts it hands its tokens to a `MoeCall` and takes the answer; it does not know
-whether they are computed here or on another rank.
+Where a layer has routed experts it hands its tokens out and goes on when it is given the answer; it does not
+know whether they are computed here or on another rank, nor what is done in the meantime.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 import torch
 
@@ -20,9 +21,19 @@ from janus_hpc.models.spec import GqaSpec, ModelSpec
 
 # Legend: T tokens, D hidden, V vocabulary, S tokens whose logits are wanted, h rotated half.
 
-Overlapped = Callable[[], torch.Tensor | None]
-# (layer, x_TD in the model's dtype, work to do meanwhile) -> y_TD float32, with that work's result added.
-MoeCall = Callable[[int, torch.Tensor, Overlapped], torch.Tensor]
+
+@dataclass(frozen=True)
+class Away:
+    """A MoE layer's tokens, x_TD in the model's dtype, and the work to do while they are away: the shared
+    expert's y_TD float32, None where the model has none."""
+
+    layer: int
+    x_TD: torch.Tensor
+    meanwhile: Callable[[], torch.Tensor | None]
+
+
+# Yields at each MoE layer, is sent its y_TD (float32, the shared expert's added), returns h_TD.
+Forward = Generator[Away, torch.Tensor, torch.Tensor]
 
 
 class Block:
@@ -71,8 +82,11 @@ class AttentionModel:
         cos_Ph, sin_Ph = rope_tables(self.spec.rope, max_context)
         self.cos_Ph, self.sin_Ph = cos_Ph.to(device), sin_Ph.to(device)
 
-    def forward(self, step: StepTokens, cache: KVCache, moe: MoeCall) -> torch.Tensor:
-        """Hidden states h_TD after the last layer, float32. Zero tokens are a normal case."""
+    def forward(self, step: StepTokens, cache: KVCache) -> Forward:
+        """Hidden states h_TD after the last layer, float32. Zero tokens are a normal case.
+
+        Several microbatches of a step may be under way, each the next layer in their order.
+        """
         ops, eps = self.ops, self.spec.rms_eps
         h_TD = self._embed(step.token_ids_T)
         for layer, block in enumerate(self.blocks):
@@ -81,7 +95,7 @@ class AttentionModel:
                 h_TD = h_TD + block.attention.forward(x_TD, step, cache)
             x_TD = ops.rms_norm(h_TD, block.mlp_norm_D, eps)
             if block.sparse:
-                h_TD = h_TD + moe(layer, x_TD.to(self.dtype), _meanwhile(block.mlp, x_TD))
+                h_TD = h_TD + (yield Away(layer, x_TD.to(self.dtype), _meanwhile(block.mlp, x_TD)))
             elif block.mlp is not None:
                 h_TD = h_TD + block.mlp.forward(x_TD)
         return h_TD
@@ -97,5 +111,5 @@ class AttentionModel:
         return self.embed_VD[token_ids_T].float()
 
 
-def _meanwhile(shared: GatedMlp | None, x_TD: torch.Tensor) -> Overlapped:
+def _meanwhile(shared: GatedMlp | None, x_TD: torch.Tensor) -> Callable[[], torch.Tensor | None]:
     return lambda: shared.forward(x_TD) if shared is not None else None

@@ -217,7 +217,7 @@ def test_auto_says_what_it_took_and_why(world: World) -> None:
     assert exchange.kind == ("local" if world.world_size == 1 else "shm")
     assert "alone" in exchange.why if world.world_size == 1 else "one node" in exchange.why
     exchange.free()
-    with pytest.raises(UsageError, match="'nccl' is unknown; one of auto, host, shm, one-phase"):
+    with pytest.raises(UsageError, match="'nccl' is unknown; one of auto, host, shm, device"):
         make_exchange(
             world, topology, kind="nccl", hidden=D, row_dtype=torch.float32, max_tokens_per_rank=4
         )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the top down; a module may import its own level's siblings only where listed as one level below.
 LEVELS = [
     ["cli"],
-    ["bench"],
+    ["bench", "profile"],
     ["cli_world"],
     ["engine"],
     ["planner", "results"],

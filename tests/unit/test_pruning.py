@@ -6,7 +6,7 @@ import pytest
 import torch
 from janus_hpc.kernels.torch_ops import TorchOps
 
-from janus_hpc.engine.build import build_attention, build_experts
+from janus_hpc.engine.build import build_attention, build_experts, build_gate
 from janus_hpc.models.registry import load_spec
 from janus_hpc.models.spec import ModelSpec, gate_name
 from janus_hpc.topology import contiguous_experts
@@ -47,18 +47,10 @@ def expert_names(spec: ModelSpec, experts: range) -> set[str]:
 @pytest.mark.parametrize("expert_rank", [0, 1, 2])
 def test_an_expert_rank_reads_its_own_experts_and_the_gates(folder: Path, expert_rank: int) -> None:
     spec = load_spec(folder)
-    placement = contiguous_experts(spec.moe.num_experts, 3)
+    placement, ops = contiguous_experts(spec.moe.num_experts, 3), TorchOps(CPU)
     with Checkpoint(folder) as checkpoint:
-        build_experts(
-            spec,
-            TorchOps(CPU),
-            checkpoint,
-            OneRank(True),
-            torch.float32,
-            CPU,
-            placement,
-            expert_rank,
-        )
+        gate = build_gate(spec, ops, checkpoint, OneRank(True), CPU)
+        build_experts(spec, ops, checkpoint, gate, torch.float32, CPU, placement, expert_rank)
         gates = {gate_name(layer) for layer in spec.sparse_layers}
         assert set(checkpoint.names_read) == gates | expert_names(spec, placement[expert_rank])
         assert len(checkpoint.names_read) == len(set(checkpoint.names_read))

@@ -24,10 +24,6 @@ class Transfer(Protocol):
         the peer is gone; a link that cannot know it leaves that to the time limit of the wait.
         """
 
-    @property
-    def num_received(self) -> int:
-        """Of a receive: 0 until it is done, then the length of the message. 0 for a send."""
-
 
 class Link(Protocol):
     """Messages between two ranks with one tag arrive in the order they were sent.

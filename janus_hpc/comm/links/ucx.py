@@ -3,7 +3,6 @@
 Driven by whoever waits: no thread, no asyncio. Knows no layers, rows or steps. CPU memory only.
 """
 
-from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -24,47 +23,30 @@ _RANK_SHIFT = 32
 # Its users' tags are below.
 _GREETING_TAG = 1 << TAG_BITS
 _GREETING_S = 30.0
+# ucxx's own `progress` does not return while a peer goes on sending.
+_MAX_TURNS = 16
 # Pieces of memory whose wrapping is remembered; a step uses the same ones again and again.
 _MAX_ARRAYS = 1024
 
 
 class UcxTransfer:
-    """A message under way; keeps its memory alive. UCX's `request` is None before it starts."""
+    """A message under way; keeps its memory alive, and UCX's request, which is cancelled without it."""
 
-    request: Any = None
-
-    def __init__(self, link: "UcxLink", world_rank: int, memory_B: Tensor, what: str) -> None:
+    def __init__(
+        self, link: "UcxLink", world_rank: int, memory_B: Tensor, what: str, request: Any
+    ) -> None:
         self.num_bytes = memory_B.nbytes
-        self.world_rank, self.memory_B, self.what = world_rank, memory_B, what
-        self._link = link
-        self._length, self._done = 0, False
-
-    def take(self, message: Any) -> None:
-        """Start to receive a message that was matched."""
-        self._length = message.length
-        if message.length > self.num_bytes:
-            # UCX has handed it over and must be rid of it, and its sender wants to complete.
-            self.memory_B = torch.empty(message.length, dtype=torch.uint8)
-        self.request = self._link.start_recv(self, message)
+        self.world_rank, self.what, self.request = world_rank, what, request
+        self._link, self._memory_B, self._done = link, memory_B, False
 
     def is_done(self) -> bool:
         """Whether the memory may be used again; LinkError as in the contract."""
-        if not self._done:
-            is_complete = self._link.is_complete(self)
-            if is_complete and self._length > self.num_bytes:
-                raise LinkError(f"UCX link: {self.what}: the message has {self._length} bytes")
-            self._done = is_complete
+        self._done = self._done or self._link.is_complete(self)
         return self._done
-
-    @property
-    def num_received(self) -> int:
-        """Bytes that have arrived: 0 before it is done, then the length of the message."""
-        return self._length if self._done else 0
 
 
 class UcxLink:
-    """One endpoint a peer. All messages that show are matched here, to receives by their tag:
-    UCX is handed the memory when the length is known, since ucxx does not tell it afterwards.
+    """One endpoint a peer, receives posted ahead.
 
     A peer on another node that vanishes is a LinkError; one on this node shows only as a wait
     without an answer, since UCX's shared memory cannot tell.
@@ -89,8 +71,6 @@ class UcxLink:
         """
         self.why, self._comm, self._policy = why, comm, policy
         self._world_ranks, self._world_rank = tuple(world_ranks), world_ranks[comm.rank]
-        self._expected: defaultdict[int, deque[UcxTransfer]] = defaultdict(deque)
-        self._arrived: defaultdict[int, deque[Any]] = defaultdict(deque)
         self._endpoints: dict[int, Any] = {}
         self._agree(lambda: self._open(user_settings or {}))
         addresses = allgather_objects(comm, self._worker.address.tobytes(), policy)
@@ -101,35 +81,28 @@ class UcxLink:
     def send(self, world_rank: int, tag: int, memory_B: Tensor) -> UcxTransfer:
         """Start to send; LinkError when the peer is gone."""
         what = f"sending {memory_B.nbytes} bytes with tag {tag} to world rank {world_rank}"
-        transfer = UcxTransfer(self, world_rank, memory_B, what)
         key = self._core.UCXXTag(self._world_rank << _RANK_SHIFT | tag)
         try:
-            array = self._array(memory_B)
-            transfer.request = self._endpoints[world_rank].tag_send(array, key)
+            request = self._endpoints[world_rank].tag_send(self._array(memory_B), key)
         except self._core.UCXError as error:
-            raise _link_error(transfer, error) from error
-        return transfer
+            raise _link_error(what, error) from error
+        return UcxTransfer(self, world_rank, memory_B, what, request)
 
     def recv(self, world_rank: int, tag: int, memory_B: Tensor) -> UcxTransfer:
         """Post memory; the message may be here already."""
         what = f"up to {memory_B.nbytes} bytes with tag {tag} from world rank {world_rank}"
-        transfer = UcxTransfer(self, world_rank, memory_B, what)
-        key = world_rank << _RANK_SHIFT | tag
-        if self._arrived[key]:
-            transfer.take(self._arrived[key].popleft())
-        else:
-            self._expected[key].append(transfer)
-        return transfer
+        key = self._core.UCXXTag(world_rank << _RANK_SHIFT | tag)
+        try:
+            request = self._worker.tag_recv(self._array(memory_B), key, self._core.UCXXTagMaskFull)
+        except self._core.UCXError as error:
+            raise _link_error(what, error) from error
+        return UcxTransfer(self, world_rank, memory_B, what, request)
 
     def progress(self) -> None:
-        """Let UCX work, and hand messages that show to the transfers that expect them."""
-        self._worker.progress()
-        while (message := self._worker.tag_probe(*self._any_message, True)).matched:
-            key = message.sender_tag.value
-            if self._expected[key]:
-                self._expected[key].popleft().take(message)
-            else:
-                self._arrived[key].append(message)
+        """Let UCX work."""
+        for _ in range(_MAX_TURNS):
+            if not self._worker.progress_once():
+                break
 
     def free(self) -> None:
         """Close the endpoints and free the communicator. Collective over its ranks."""
@@ -141,32 +114,24 @@ class UcxLink:
         self._endpoints.clear()
         self._comm.Free()
 
-    def start_recv(self, transfer: UcxTransfer, message: Any) -> Any:
-        """UCX's request that brings a matched message into the transfer's memory."""
-        try:
-            return self._worker.tag_recv_with_handle(self._array(transfer.memory_B), message)
-        except self._core.UCXError as error:
-            raise _link_error(transfer, error) from error
-
     def is_complete(self, transfer: UcxTransfer) -> bool:
         """Whether a transfer is complete, after some progress where it is not."""
-        if transfer.request is None or not transfer.request.completed:
+        if not transfer.request.completed:
             self.progress()
-        if transfer.request is None or not transfer.request.completed:
+        if not transfer.request.completed:
             if not self._endpoints[transfer.world_rank].alive:
                 raise LinkError(f"UCX link: {transfer.what}: the peer closed the connection")
             return False
         try:
             transfer.request.check_error()
         except self._core.UCXError as error:
-            raise _link_error(transfer, error) from error
+            raise _link_error(transfer.what, error) from error
         return True
 
     def _open(self, user_settings: Mapping[str, str]) -> None:
         core = self._core = load_ucx()
         self._context = core.UCXContext(settings(user_settings), feature_flags=(core.Feature.TAG,))
         self._worker = core.UCXWorker(self._context)
-        self._any_message = (core.UCXXTag(0), core.UCXXTagMask(0))
         self._wrap = lru_cache(_MAX_ARRAYS)(_wrap)
         self.detail = describe(core, self._context)
 
@@ -231,5 +196,5 @@ def _failure(start: Callable[[], None]) -> str | None:
     return None
 
 
-def _link_error(transfer: UcxTransfer, error: Exception) -> LinkError:
-    return LinkError(f"UCX link: {transfer.what}: {error}")
+def _link_error(what: str, error: Exception) -> LinkError:
+    return LinkError(f"UCX link: {what}: {type(error).__name__} {error}")

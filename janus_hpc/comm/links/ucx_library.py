@@ -15,8 +15,8 @@ from typing import Any
 _UCX = "libucp.so.0"
 # The Python package that carries UCX itself; ucxx does without where it is not installed.
 _BUNDLE = "libucx"
-# What ucxx sets on import is meant for GPU memory. Segments of 8 KB, UCX's own choice, cost TCP
-# half its bandwidth from 64 KB on.
+# What ucxx sets on import is meant for GPU memory. With larger segments than UCX's own choice TCP
+# moved messages of 1 to 4 MB 1.4 to 2.7 times as fast where the wire was not the limit.
 _SETTINGS = {"RNDV_THRESH": "auto", "TCP_TX_SEG_SIZE": "256k", "TCP_RX_SEG_SIZE": "256k"}
 
 

@@ -1,0 +1,1 @@
+"""Measurements that later runs decide by."""
