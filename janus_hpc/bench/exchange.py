@@ -159,6 +159,7 @@ def _step(options: ExchangeOptions, setting: Setting, num_tokens: int) -> Step:
         hidden=options.hidden,
         chunk_bytes=options.chunk_bytes,
         top_k=options.top_k if setting.gate == "agate" else None,
+        num_microbatches=options.num_microbatches,
     )
 
 
@@ -270,11 +271,10 @@ def _minimum(options: ExchangeOptions, setting: Setting, kind: str, load: Load) 
 
 def _line(record: Record) -> str:
     """A record as a line of a table."""
+    took = f", took {record['exchange']}" if record["kind"] == "auto" else ""
     return (
         f"{record['split']:>8} {record['gate']} {record['inter']:>4} {record['kind']:>9} "
         f"{record['tokens']:>6} tokens: median {record['median_us']:>10.1f} us, "
         f"P99 {record['p99_us']:>10.1f}, predicted {record['predicted_us'] or 0:>10.1f}, "
-        f"{record['bytes_between_nodes']:>10} bytes (least {record['minimum_bytes']})"
-        + f", took {record['exchange']}"
-        * (record["kind"] == "auto")
+        f"{record['bytes_between_nodes']:>10} bytes (least {record['minimum_bytes']}){took}"
     )

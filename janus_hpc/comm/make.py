@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import torch
 from mpi4py import MPI
 
-from janus_hpc.comm.cargo import DenseCargo
-from janus_hpc.comm.device_exchange import DeviceExchange
-from janus_hpc.comm.device_make import make_device_exchange
+from janus_hpc.comm.device.exchange import DeviceExchange
+from janus_hpc.comm.device.make import make_device_exchange
 from janus_hpc.comm.exchange import GATES, MAX_MICROBATCHES, Exchange
-from janus_hpc.comm.frames import FrameSizes
-from janus_hpc.comm.group_memory import GroupMemory, group_bytes
 from janus_hpc.comm.host import HostExchange
 from janus_hpc.comm.layout import Peers, Sizes
 from janus_hpc.comm.links.link import Link
@@ -22,10 +19,13 @@ from janus_hpc.comm.links.make import make_link
 from janus_hpc.comm.local import LocalExchange
 from janus_hpc.comm.objects import allgather_objects
 from janus_hpc.comm.plan.fabric import Fabric, Kind, make_fabric
-from janus_hpc.comm.routed import Router
-from janus_hpc.comm.routed_cargo import RoutedCargo
 from janus_hpc.comm.shm_memory import shm_free_bytes
-from janus_hpc.comm.staged import StagedExchange
+from janus_hpc.comm.staged.cargo import DenseCargo
+from janus_hpc.comm.staged.exchange import StagedExchange
+from janus_hpc.comm.staged.frames import FrameSizes
+from janus_hpc.comm.staged.group_memory import GroupMemory, group_bytes
+from janus_hpc.comm.staged.routed import Router
+from janus_hpc.comm.staged.routed_cargo import RoutedCargo
 from janus_hpc.comm.waits import WaitPolicy, make_policy
 from janus_hpc.comm.world import World
 from janus_hpc.errors import UsageError

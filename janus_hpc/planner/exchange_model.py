@@ -21,7 +21,6 @@ from janus_hpc.comm.plan.steps import (
     Chunk,
     Land,
     Payload,
-    RankPlan,
     Recv,
     Reduce,
     Send,
@@ -31,6 +30,10 @@ from janus_hpc.planner.exchange_bytes import ROUTED_META_BYTES
 from janus_hpc.planner.shared_links import SharedLinks
 
 _PART_BYTES, _SUM_BYTES = 8, 4
+
+
+# Layer and microbatch.
+Turn = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +46,25 @@ class RowSizes:
 
 
 class LayerModel:
-    """Layers back to back, one microbatch each, on all ranks of a fabric."""
+    """Layers back to back on all ranks of a fabric. A turn is a microbatch of a layer."""
 
     def __init__(
         self,
         fabric: Fabric,
-        counts: Sequence[int],
+        counts: Sequence[Sequence[int]],
         sizes: RowSizes,
         link: LinkCosts,
         memory: MemoryCosts,
         chunk_rows: int | None,
     ) -> None:
-        """counts[a]: tokens of fabric.attention_ranks[a]."""
+        """counts[m][a]: tokens of fabric.attention_ranks[a] in microbatch m."""
         self._fabric, self._sizes, self._link, self._memory = fabric, sizes, link, memory
-        self._tokens = dict(zip(fabric.attention_ranks, counts, strict=True))
-        self._num_tokens = sum(counts)
-        self._plans = {
-            rank: plan_rank(fabric, counts, rank, chunk_rows) for rank in fabric.group_of
-        }
+        ranks = fabric.attention_ranks
+        self._tokens = [dict(zip(ranks, its, strict=True)) for its in counts]
+        self._plans = [
+            {rank: plan_rank(fabric, its, rank, chunk_rows) for rank in fabric.group_of}
+            for its in counts
+        ]
         self._clock = Clock()
         self._signals: defaultdict[Hashable, Signal] = defaultdict(Signal)
         self._cpus: defaultdict[int, Resource] = defaultdict(Resource)
@@ -68,8 +72,8 @@ class LayerModel:
 
     def layer_s(self, num_layers: int = 2) -> float:
         """Seconds of the last one of some layers."""
-        ends_s = [[0.0] * num_layers for _ in self._plans]
-        for its, rank in zip(ends_s, self._plans, strict=True):
+        ends_s = [[0.0] * num_layers for _ in self._fabric.group_of]
+        for its, rank in zip(ends_s, self._fabric.group_of, strict=True):
             self._clock.start(self._rank(rank, its))
         self._clock.run()
         last_s: list[float] = [max(column) for column in zip(*ends_s, strict=True)]
@@ -77,61 +81,88 @@ class LayerModel:
 
     def _rank(self, rank: int, ends_s: list[float]) -> Process:
         """The calls of one rank, layer after layer."""
-        group, plan = self._fabric.group_of[rank], self._plans[rank]
+        group = self._fabric.group_of[rank]
+        gives, answers = rank in group.attention, rank in group.experts
         for layer in range(len(ends_s)):
-            sending: list[Signal] = []
-            if rank in group.attention:
-                yield self._copy(rank, self._put_bytes(rank))
-                self._post(("sent", rank, layer))
-                sending = self._start(plan.fetch + plan.feed, rank, layer)
-                if plan.feed:
-                    yield from self._await_all("sent", group.attention, layer)
-            if rank in group.experts:
-                yield from self._answer(rank, plan, layer)
-            if rank in group.attention:
-                yield from self._await_all("answered", group.experts, layer)
-                for need in plan.needs_sums:
-                    yield self._signals["landed", group.index, need.chunk, need.origin, layer]
-                yield from sending
-                yield self._add(rank, self._num_parts(rank) * self._tokens[rank])
+            turns = [(layer, m) for m in range(len(self._plans))]
+            if answers:
+                taking = {turn: self._start("take", rank, turn) for turn in turns}
+            if gives and not answers:
+                for turn in turns:
+                    yield from self._give(rank, turn)
+            for turn in turns:
+                if gives and answers:
+                    yield from self._give(rank, turn)
+                if answers:
+                    yield from self._answer(rank, turn, taking[turn])
+                if gives:
+                    yield from self._receive(rank, turn)
+            if gives:
                 ends_s[layer] = self._clock.now_s
 
-    def _answer(self, rank: int, plan: RankPlan, layer: int) -> Process:
-        group = self._fabric.group_of[rank]
-        taking = self._start(plan.take, rank, layer)
-        yield from self._await_all("sent", group.attention, layer)
+    def _give(self, rank: int, turn: Turn) -> Process:
+        yield self._copy(rank, self._put_bytes(self._tokens[turn[1]][rank]))
+        self._post(("sent", rank, turn))
+        for what in ("fetch", "feed"):
+            self._signals[what, rank, turn] = self._together(self._start(what, rank, turn))
+        if self._plans[turn[1]][rank].feed:
+            yield from self._await_all("sent", self._fabric.group_of[rank].attention, turn)
+
+    def _answer(self, rank: int, turn: Turn, taking: list[Signal]) -> Process:
+        group, plan = self._fabric.group_of[rank], self._plans[turn[1]][rank]
+        yield from self._await_all("sent", group.attention, turn)
         for need in plan.needs_tokens:
-            yield self._signals["landed", group.index, need.chunk, need.origin, layer]
+            yield self._signals["landed", group.index, need.chunk, need.origin, turn]
         yield from taking
         if self._sizes.top_k is not None:
+            num_tokens = sum(self._tokens[turn[1]].values())
             share = 1 / len(self._fabric.expert_ranks)
-            yield self._copy(rank, self._routed_bytes(self._num_tokens) * share)
-        self._post(("answered", rank, layer))
-        self._start(plan.reply, rank, layer)
+            yield self._copy(rank, self._routed_bytes(num_tokens) * share)
+        self._post(("answered", rank, turn))
+        self._start("reply", rank, turn)
         if plan.reply:
-            yield from self._await_all("answered", group.experts, layer)
+            yield from self._await_all("answered", group.experts, turn)
 
-    def _await_all(self, what: str, ranks: Sequence[int], layer: int) -> Process:
+    def _receive(self, rank: int, turn: Turn) -> Process:
+        group = self._fabric.group_of[rank]
+        yield from self._await_all("answered", group.experts, turn)
+        for need in self._plans[turn[1]][rank].needs_sums:
+            yield self._signals["landed", group.index, need.chunk, need.origin, turn]
+        yield self._signals["fetch", rank, turn]
+        yield self._signals["feed", rank, turn]
+        num_parts = len(group.experts) + len(self._fabric.trees[group.index][group.index])
+        yield self._add(rank, num_parts * self._tokens[turn[1]][rank])
+
+    def _together(self, signals: list[Signal]) -> Signal:
+        """When all of them are set."""
+
+        def wait() -> Process:
+            yield from signals
+
+        return self._clock.start(wait())
+
+    def _start(self, what: str, rank: int, turn: Turn) -> list[Signal]:
+        chains: tuple[Chain, ...] = getattr(self._plans[turn[1]][rank], what)
+        return [self._clock.start(self._chain(chain, rank, turn)) for chain in chains]
+
+    def _await_all(self, what: str, ranks: Sequence[int], turn: Turn) -> Process:
         for rank in ranks:
-            yield self._signals[what, rank, layer]
+            yield self._signals[what, rank, turn]
 
-    def _start(self, chains: Sequence[Chain], rank: int, layer: int) -> list[Signal]:
-        return [self._clock.start(self._chain(chain, rank, layer)) for chain in chains]
-
-    def _chain(self, chain: Chain, rank: int, layer: int) -> Process:
+    def _chain(self, chain: Chain, rank: int, turn: Turn) -> Process:
         group = self._fabric.group_of[rank]
         leaving = []
         for step in chain:
             match step:
                 case AwaitGathered():
-                    yield from self._await_all("sent", group.attention, layer)
+                    yield from self._await_all("sent", group.attention, turn)
                 case AwaitAnswered():
-                    yield from self._await_all("answered", group.experts, layer)
+                    yield from self._await_all("answered", group.experts, turn)
                 case Recv(chunk, payload, sender, _):
-                    yield self._signals[_message(chunk, payload, sender, rank, layer)]
+                    yield self._signals[_message(chunk, payload, sender, rank, turn)]
                     yield self._overhead(sender, rank, self._num_bytes(step, group.index), rank)
                 case Land(chunk, origin):
-                    self._post(("landed", group.index, chunk, origin, layer))
+                    self._post(("landed", group.index, chunk, origin, turn))
                 case Reduce(chunk):
                     alone = len(group.experts) == 1 and not any(
                         isinstance(its, Recv) for its in chain
@@ -144,7 +175,7 @@ class LayerModel:
                     num_bytes = self._num_bytes(step, target)
                     yield self._overhead(rank, receiver, num_bytes, rank)
                     arrived = self._move(rank, receiver, num_bytes)
-                    key = _message(chunk, payload, rank, receiver, layer)
+                    key = _message(chunk, payload, rank, receiver, turn)
                     self._clock.start(self._deliver(arrived, key))
                     leaving.append(arrived)
         yield from leaving
@@ -201,24 +232,15 @@ class LayerModel:
         experts = sum(len(self._fabric.groups[its].experts) for its in preorder(tree, group))
         return self._routed_bytes(rows) * experts / len(self._fabric.expert_ranks)
 
-    def _put_bytes(self, rank: int) -> float:
+    def _put_bytes(self, tokens: int) -> float:
         """What an attention rank writes into its group's memory."""
-        tokens = self._tokens[rank]
-        return (
-            tokens * self._sizes.row_bytes
-            if self._sizes.top_k is None
-            else self._routed_bytes(tokens)
-        )
+        sizes = self._sizes
+        return tokens * sizes.row_bytes if sizes.top_k is None else self._routed_bytes(tokens)
 
     def _routed_bytes(self, num_tokens: int) -> float:
         """Of tokens whose choices fall evenly on all expert ranks."""
         rows = num_tokens * (self._sizes.top_k or 0)
         return rows * (self._sizes.row_bytes + ROUTED_META_BYTES)
-
-    def _num_parts(self, rank: int) -> int:
-        """Parts that an attention rank adds up for its rows."""
-        group = self._fabric.group_of[rank]
-        return len(group.experts) + len(self._fabric.trees[group.index][group.index])
 
 
 def interpolate(points: Sequence[tuple[int, float]], num_bytes: float) -> float:
@@ -233,12 +255,12 @@ def interpolate(points: Sequence[tuple[int, float]], num_bytes: float) -> float:
 
 
 def _lone_rate(link: LinkCosts) -> float:
-    """Bytes a second of a large message with nothing else under way."""
-    if not link.across:
+    """Bytes a second of a large message with nothing else under way, from the two largest ones."""
+    if len(link.across) < 2:
         return inf
-    size, time_s = link.across[-1]
-    return max(size / time_s, link.node_rate / 64)
+    (size, time_s), (next_size, next_s) = link.across[-2:]
+    return (next_size - size) / (next_s - time_s) if next_s > time_s else next_size / next_s
 
 
-def _message(chunk: Chunk, payload: Payload, sender: int, receiver: int, layer: int) -> Hashable:
-    return "message", chunk, payload is Payload.TOKENS, sender, receiver, layer
+def _message(chunk: Chunk, payload: Payload, sender: int, receiver: int, turn: Turn) -> Hashable:
+    return "message", chunk, payload is Payload.TOKENS, sender, receiver, turn

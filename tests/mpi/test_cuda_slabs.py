@@ -12,8 +12,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from janus_hpc.comm import cuda_slabs
-from janus_hpc.comm.cuda_slabs import CudaSlabs, PeerMemoryError
+from janus_hpc.comm.device import cuda_slabs
+from janus_hpc.comm.device.cuda_slabs import CudaSlabs, PeerMemoryError
 from janus_hpc.comm.waits import WaitPolicy
 from janus_hpc.comm.world import World
 from tests.mpi.window_slabs import WindowSlabs

@@ -19,10 +19,10 @@ from janus_hpc.kernels.flags import Flags
 from mpi4py import MPI
 from torch import Tensor
 
-from janus_hpc.comm.device_exchange import DeviceExchange, why_too_large
-from janus_hpc.comm.device_make import make_device_exchange
-from janus_hpc.comm.device_slots import slab_sizes
-from janus_hpc.comm.device_timing import round_trip_us
+from janus_hpc.comm.device.exchange import DeviceExchange, why_too_large
+from janus_hpc.comm.device.make import make_device_exchange
+from janus_hpc.comm.device.slots import slab_sizes
+from janus_hpc.comm.device.timing import round_trip_us
 from janus_hpc.comm.exchange import StepHeader
 from janus_hpc.comm.host import HostExchange
 from janus_hpc.comm.layout import Peers, Sizes

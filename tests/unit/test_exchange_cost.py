@@ -3,9 +3,11 @@
 import pytest
 
 from janus_hpc.comm.costs import ExchangeCosts, LinkCosts, MemoryCosts
+from janus_hpc.comm.plan.fabric import Kind, make_fabric
 from janus_hpc.planner.event_clock import Clock
+from janus_hpc.planner.exchange_bound import bound_s
 from janus_hpc.planner.exchange_cost import Step, choose_exchange, predict_s
-from janus_hpc.planner.exchange_model import interpolate
+from janus_hpc.planner.exchange_model import RowSizes, interpolate
 from janus_hpc.planner.shared_links import SharedLinks
 from janus_hpc.topology import Role, Topology
 
@@ -92,6 +94,54 @@ def test_inside_a_node_counters_are_all_there_is() -> None:
 
 def test_zero_tokens_take_next_to_no_time() -> None:
     assert predict("a e e", "relay", 0, costs()) < 1e-6
+
+
+def test_microbatches_take_turns_on_the_link() -> None:
+    """While the second's tokens leave, the first's sums come; the layer's bytes are the same."""
+    topology = topology_of("a e")
+    times_s = [
+        predict_s(
+            topology,
+            "direct",
+            Step(
+                num_tokens=[120],
+                row_bytes=2 * HIDDEN,
+                hidden=HIDDEN,
+                chunk_bytes=ONE_CHUNK,
+                num_microbatches=number,
+            ),
+            costs(),
+            "mpi",
+        )
+        for number in (1, 2)
+    ]
+    unit_s = 120 * HIDDEN / RATE
+    assert times_s == pytest.approx([(2 + 4) * unit_s, (1 + 2 + 2) * unit_s], rel=0.01)
+
+
+@pytest.mark.parametrize("nodes", ["aa ee ee", "a e e e e e e e", "ae ae ae", "aaa e ee e"])
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_bound_for_large_clusters_is_one(nodes: str, kind: Kind) -> None:
+    """Close to what is simulated where groups send directly, and hardly above it elsewhere."""
+    topology, tokens = topology_of(nodes), 100
+    fabric = make_fabric(topology, kind)
+    sizes = RowSizes(row_bytes=2 * HIDDEN, hidden=HIDDEN)
+    counts = [tokens] * len(fabric.attention_ranks)
+    least_s = bound_s(fabric, counts, sizes, costs().links["mpi"])
+    found_s = predict(nodes, kind, tokens, costs())
+    if kind is not Kind.RELAY and len(fabric.trees[0][0]) > 1:
+        assert found_s == pytest.approx(least_s, rel=0.15)
+    # A source that adds up nothing itself gets float32 back, which the bound does not look at.
+    whole = any(
+        len(fabric.trees[s][s]) == 1 and not fabric.groups[s].experts for s in fabric.sources
+    )
+    assert whole or found_s > 0.9 * least_s
+
+
+def test_a_large_cluster_is_not_simulated() -> None:
+    """Four sources; each gets sums back from 240 ranks one after the other."""
+    expected_s = 4 * 240 * (2 + 8) * 8 * HIDDEN / RATE
+    assert predict("aaaa" + " ee" * 120, "one-phase", 8, costs()) == pytest.approx(expected_s)
 
 
 @pytest.mark.parametrize("gate_rows", [1, 4])

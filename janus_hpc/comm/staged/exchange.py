@@ -1,7 +1,7 @@
 """The exchange in groups: rows meet in a group's memory, cross to other groups over a link, and their
 sums come back the same way, as the plan says.
 
-Knows the protocol; what lies where is `comm.group_memory`'s, who sends what `comm.plan`'s. T: one
+Knows the protocol; what lies where is `comm.staged.group_memory`'s, who sends what `comm.plan`'s. T: one
 attention rank's tokens in a microbatch, N: all of them, D: hidden size.
 
 Every counter in a group's memory has one writer and only grows. `number` counts a microbatch's
@@ -33,8 +33,6 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from janus_hpc.comm.cargo import DenseCargo
-from janus_hpc.comm.chains import ChainRunner
 from janus_hpc.comm.exchange import (
     HEADER_WORDS,
     RoutedRows,
@@ -43,16 +41,18 @@ from janus_hpc.comm.exchange import (
     header_words,
     read_headers,
 )
-from janus_hpc.comm.group_memory import GroupMemory
 from janus_hpc.comm.header_words import allgather_words
 from janus_hpc.comm.layout import Peers, Sizes, StepLayout
 from janus_hpc.comm.links.link import Link
-from janus_hpc.comm.places import Places
 from janus_hpc.comm.plan.build import plan_rank
 from janus_hpc.comm.plan.fabric import Fabric
 from janus_hpc.comm.plan.steps import Chunk, RankPlan, Recv, Send
-from janus_hpc.comm.routed_cargo import RoutedCargo
-from janus_hpc.comm.turn import Expected, Turn, TurnMaker
+from janus_hpc.comm.staged.cargo import DenseCargo
+from janus_hpc.comm.staged.chains import ChainRunner
+from janus_hpc.comm.staged.group_memory import GroupMemory
+from janus_hpc.comm.staged.places import Places
+from janus_hpc.comm.staged.routed_cargo import RoutedCargo
+from janus_hpc.comm.staged.turn import Expected, Turn, TurnMaker
 from janus_hpc.comm.waits import WaitPolicy, wait_until
 
 _MAX_PLANS = 64

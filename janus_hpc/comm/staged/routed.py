@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from janus_hpc.comm.exchange import RoutedRows, Routing
-from janus_hpc.comm.frames import Frame
 from janus_hpc.comm.plan.fabric import Fabric
+from janus_hpc.comm.staged.frames import Frame
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from janus_hpc.comm.exchange import RoutedRows, Routing
-from janus_hpc.comm.group_memory import GroupMemory
 from janus_hpc.comm.layout import StepLayout
-from janus_hpc.comm.places import Places
 from janus_hpc.comm.plan.steps import Recv, Rows, Send
+from janus_hpc.comm.staged.group_memory import GroupMemory
+from janus_hpc.comm.staged.places import Places
 
 
 class DenseCargo:

@@ -10,7 +10,7 @@ from math import isinf
 import torch
 from torch import Tensor
 
-from janus_hpc.comm.device_slots import Slabs
+from janus_hpc.comm.device.slots import Slabs
 from janus_hpc.comm.layout import Peers
 from janus_hpc.comm.waits import WaitPolicy, wait_until
 from janus_hpc.errors import CommTimeout

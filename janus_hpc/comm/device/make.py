@@ -8,9 +8,9 @@ from importlib import import_module
 import torch
 from mpi4py import MPI
 
-from janus_hpc.comm.cuda_slabs import CudaSlabs, PeerMemoryError, why_not_peers
-from janus_hpc.comm.device_exchange import DeviceExchange, why_too_large
-from janus_hpc.comm.device_slots import slab_sizes
+from janus_hpc.comm.device.cuda_slabs import CudaSlabs, PeerMemoryError, why_not_peers
+from janus_hpc.comm.device.exchange import DeviceExchange, why_too_large
+from janus_hpc.comm.device.slots import slab_sizes
 from janus_hpc.comm.layout import Peers, Sizes
 from janus_hpc.comm.objects import allgather_objects
 from janus_hpc.comm.waits import WaitPolicy

@@ -12,11 +12,11 @@ from mpi4py import MPI
 from torch import Tensor
 
 from janus_hpc.comm.exchange import HEADER_WORDS
-from janus_hpc.comm.frames import FrameSizes
 from janus_hpc.comm.layout import Sizes
 from janus_hpc.comm.plan.build import MAX_CHUNKS
 from janus_hpc.comm.plan.fabric import Fabric, Group
 from janus_hpc.comm.shm_memory import SharedMemory
+from janus_hpc.comm.staged.frames import FrameSizes
 from janus_hpc.comm.waits import WaitPolicy
 
 # A line holds what one rank writes, so that no two ranks write to one cache line.

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from torch import Tensor
 
 from janus_hpc.comm.exchange import RoutedRows, Routing
-from janus_hpc.comm.frames import Frame, FrameSizes, lay_out, read_frames
-from janus_hpc.comm.group_memory import GroupMemory
 from janus_hpc.comm.layout import Sizes, StepLayout
-from janus_hpc.comm.places import Places
 from janus_hpc.comm.plan.fabric import Fabric, Group, preorder
 from janus_hpc.comm.plan.steps import Recv, Send
-from janus_hpc.comm.routed import Router, read_rows, write_rows
+from janus_hpc.comm.staged.frames import Frame, FrameSizes, lay_out, read_frames
+from janus_hpc.comm.staged.group_memory import GroupMemory
+from janus_hpc.comm.staged.places import Places
+from janus_hpc.comm.staged.routed import Router, read_rows, write_rows
 
 
 class RoutedCargo:

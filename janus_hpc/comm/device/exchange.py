@@ -1,6 +1,6 @@
 """The exchange inside one node whose ranks' tensors live on GPUs that open memory to each other.
 
-Knows the protocol; what lies where is `comm.device_slots`', who has posted what `comm.device_signals`'.
+Knows the protocol; what lies where is `comm.device.slots`', who has posted what `comm.device.signals`'.
 A: attention ranks, E: expert ranks, T: one attention rank's tokens in a microbatch, N: all of them,
 D: hidden size.
 
@@ -26,8 +26,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from janus_hpc.comm.device_signals import Awaited, Posted, Signals, bound_of
-from janus_hpc.comm.device_slots import Slabs, Slots
+from janus_hpc.comm.device.signals import Awaited, Posted, Signals, bound_of
+from janus_hpc.comm.device.slots import Slabs, Slots
 from janus_hpc.comm.exchange import RoutedRows, Routing, StepHeader, header_words, read_headers
 from janus_hpc.comm.header_words import allgather_words
 from janus_hpc.comm.layout import Peers, Sizes, StepLayout

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from janus_hpc.comm.group_memory import GroupMemory
 from janus_hpc.comm.layout import Sizes, StepLayout
-from janus_hpc.comm.places import Places
 from janus_hpc.comm.plan.fabric import Fabric, Group
 from janus_hpc.comm.plan.steps import Need, Payload, RankPlan, Rows
+from janus_hpc.comm.staged.group_memory import GroupMemory
+from janus_hpc.comm.staged.places import Places
 
 
 class Expected(NamedTuple):

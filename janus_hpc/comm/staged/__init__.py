@@ -1,0 +1,1 @@
+"""The exchange by way of memory that a group of ranks shares, and of links between groups."""
