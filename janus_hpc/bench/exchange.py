@@ -145,8 +145,10 @@ def _choose(options: ExchangeOptions, setting: Setting, num_tokens: int) -> tupl
 def _predicted_us(
     options: ExchangeOptions, setting: Setting, kind: str, num_tokens: int
 ) -> float | None:
-    """None for the exchange over the host: there is no plan of it."""
-    if kind == "host":
+    """None for the exchange over the host, of which there is no plan, and on one node, where there
+    is nothing to choose.
+    """
+    if kind == "host" or setting.one_node:
         return None
     step, link = _step(options, setting, num_tokens), _link(setting)
     return round(predict_s(setting.topology, kind, step, setting.costs, link) * 1e6, 1)

@@ -30,8 +30,8 @@ class BatchStats:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStats:
-    """Routing of the L MoE layers over `num_steps` steps: tokens per expert, activated experts on
-    the fullest rank.
+    """Routing of the L MoE layers over `num_steps` passes, one a microbatch of a step: tokens per
+    expert, activated experts on the fullest rank.
     """
 
     expert_activations: npt.NDArray[np.int64]  # [L, E]
