@@ -170,6 +170,7 @@ def exchange(env: LaunchEnv, /, **given: Any) -> int:
         chunk_bytes=given["chunk_bytes"] or CHUNK_BYTES,
         timeout_s=given["timeout"],
         num_threads=threads_per_rank(env, world.num_cores, world.num_local).num_threads,
+        ucx_settings=env.ucx_settings,
         costs=costs,
     )
     with guard(world):

@@ -6,7 +6,7 @@ Collective over the world; rank 0 has the records. A configuration is one record
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from janus_hpc.bench.exchange_layers import LayerTimer, Load, spread
 from janus_hpc.comm.costs import ExchangeCosts
 from janus_hpc.comm.exchange import Exchange
-from janus_hpc.comm.make import GateRules, make_exchange
+from janus_hpc.comm.make import make_exchange
 from janus_hpc.comm.measure import QUICK, measure_costs
+from janus_hpc.comm.staged.make import GateRules
 from janus_hpc.comm.world import World
 from janus_hpc.planner.exchange_bytes import minimum_bytes
 from janus_hpc.planner.exchange_cost import Step, choose_exchange, predict_s
@@ -51,6 +52,7 @@ class ExchangeOptions:
     chunk_bytes: int
     timeout_s: float
     num_threads: int
+    ucx_settings: Mapping[str, str]
     costs: ExchangeCosts | None
 
 
@@ -74,7 +76,11 @@ def run_exchange(world: World, options: ExchangeOptions) -> list[Record]:
     """The records, on rank 0; empty elsewhere. Collective over the world."""
     torch.set_num_threads(options.num_threads)
     costs = options.costs or measure_costs(
-        world, options.inters, effort=QUICK, timeout_s=options.timeout_s
+        world,
+        options.inters,
+        effort=QUICK,
+        timeout_s=options.timeout_s,
+        ucx_settings=options.ucx_settings,
     )
     records = []
     for split in options.splits:
@@ -188,6 +194,7 @@ def _make(world: World, options: ExchangeOptions, setting: Setting, kind: str) -
         num_microbatches=options.num_microbatches,
         timeout_s=options.timeout_s,
         chunk_bytes=options.chunk_bytes,
+        ucx_settings=options.ucx_settings,
     )
 
 

@@ -22,21 +22,23 @@ _QWEN = {
 
 
 def shapes() -> dict[str, dict[str, Any]]:
-    """Name -> config.json. `moe-211m` is the shape docs/performance.md reports on."""
+    """Name -> config.json. `moe-211m` is the shape docs/performance.md reports on; `moe-85m` has
+    experts so narrow that attention takes about as long as they do.
+    """
+    hidden_512 = {
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "vocab_size": 4096,
+    }
     return {
-        "moe-211m": _QWEN
-        | {
-            "hidden_size": 512,
-            "intermediate_size": 1024,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 2,
-            "head_dim": 64,
-            "num_experts": 64,
-            "num_experts_per_tok": 8,
-            "moe_intermediate_size": 256,
-            "vocab_size": 4096,
-        },
+        "moe-211m": _QWEN | hidden_512 | {"moe_intermediate_size": 256},
+        "moe-85m": _QWEN | hidden_512 | {"moe_intermediate_size": 96},
         "moe-3m": _QWEN
         | {
             "hidden_size": 96,

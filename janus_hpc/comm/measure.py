@@ -5,7 +5,7 @@ Knows links and shared memory, no exchange; what follows from the figures is the
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,16 +55,23 @@ QUICK = Effort(
 
 
 def measure_costs(
-    world: World, inters: Sequence[str] = ("auto",), *, effort: Effort, timeout_s: float = 60.0
+    world: World,
+    inters: Sequence[str] = ("auto",),
+    *,
+    effort: Effort,
+    timeout_s: float = 60.0,
+    ucx_settings: Mapping[str, str] | None = None,
 ) -> ExchangeCosts:
     """Costs on all ranks of the world, alike on every rank. Collective over the world.
 
-    `inters`: links as `make_link` takes them; each comes under its real name. Errors as there.
+    `inters`: links as `make_link` takes them, like `ucx_settings`; each comes under its real name.
+    Errors as there.
     """
     policy = make_policy(timeout_s, ranks_per_core=world.ranks_per_core)
     links = {}
     for inter in inters:
-        link = make_link(world.comm, range(world.world_size), inter, policy=policy)
+        ranks = range(world.world_size)
+        link = make_link(world.comm, ranks, inter, policy=policy, user_settings=ucx_settings)
         links[link.name] = _Meter(world, link, policy, effort).costs()
         link.free()
     return ExchangeCosts(links=links, memory=_memory_costs(world, policy, effort))

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from janus_hpc.comm.exchange import Exchange
-from janus_hpc.comm.make import GateRules, make_exchange
+from janus_hpc.comm.make import make_exchange
+from janus_hpc.comm.staged.make import GateRules
 from janus_hpc.engine.crossing import Crossing
 from janus_hpc.engine.setup import EngineSetup, use_threads
 from janus_hpc.engine.warmup import attention_layers, exchange_round_s, expert_layers, seconds_each
+from janus_hpc.errors import UsageError
 from janus_hpc.experts.expert_model import ExpertModel
 from janus_hpc.experts.gate import Gate
 from janus_hpc.kvcache import KVCache
@@ -118,8 +120,18 @@ def _settle(
 
 
 def _join(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exchange | None:
-    if setup.role is Role.PARKED:
-        return None
+    """None on a parked rank. Collective over the world; UsageError on all ranks alike."""
+    exchange, error = None, None
+    if setup.role is not Role.PARKED:
+        try:
+            exchange = _make(setup, crossing, num_microbatches)
+        except UsageError as problem:
+            error = problem
+    setup.world.agree(error)
+    return exchange
+
+
+def _make(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exchange:
     num_expert_ranks = len(setup.topology.expert_ranks)
     placement = contiguous_experts(setup.spec.moe.num_experts, num_expert_ranks)
     return make_exchange(
@@ -134,6 +146,7 @@ def _join(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exch
         gate=setup.config.gate,
         rules=GateRules(top_k=setup.spec.moe.top_k, placement=placement),
         inter=crossing.inter,
+        inter_why=crossing.inter_why,
         chosen_why=crossing.why,
         device=setup.device,
         ucx_settings=setup.ucx_settings,
@@ -198,7 +211,8 @@ def _round_s(
     return exchange_round_s(
         exchange,
         setup.spec.sparse_layers,
-        num_tokens=num_tokens if setup.role.does_attention else None,
+        role=setup.role,
+        num_tokens=num_tokens,
         hidden=setup.spec.hidden,
         row_dtype=setup.dtype,
         gate=loaded.gate,

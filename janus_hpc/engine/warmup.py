@@ -17,6 +17,7 @@ from janus_hpc.experts.gate import Gate
 from janus_hpc.kvcache import KVCache
 from janus_hpc.layers.step import StepTokens
 from janus_hpc.models.attention_model import AttentionModel
+from janus_hpc.topology import Role
 
 # Legend: N tokens, D hidden, M blocks a sequence.
 
@@ -79,27 +80,30 @@ def exchange_round_s(
     exchange: Exchange,
     layers: Sequence[int],
     *,
-    num_tokens: int | None,
+    role: Role,
+    num_tokens: int,
     hidden: int,
     row_dtype: torch.dtype,
     gate: Gate | None,
 ) -> float:
-    """Median time of rows there and sums back; `num_tokens` is None on expert ranks, which answer 0.0.
+    """Median time of an attention rank's rows there and sums back; 0.0 on an expert rank.
 
-    Collective over the active ranks of a split with a rank for each role; the first step is not timed.
+    Nothing is computed on the way. The first step is not timed. Collective over the active ranks.
     """
     times_s: list[float] = []
+    header = StepHeader(num_tokens) if role.does_attention else None
+    x_TD = _random_rows(num_tokens, hidden, row_dtype)
     for _ in range(NUM_STEPS):
-        exchange.open_step(None if num_tokens is None else StepHeader(num_tokens))
+        exchange.open_step(header)
         for layer in layers[:MAX_LAYERS]:
-            if num_tokens is None:
-                serve_layer(exchange, NoExperts(), layer, 0)
-                continue
-            x_ND = _random_rows(num_tokens, hidden, row_dtype)
             started_s = time.perf_counter()
-            send_tokens(exchange, gate, layer, 0, x_ND)
-            exchange.recv_outputs(layer, 0)
-            times_s.append(time.perf_counter() - started_s)
+            if role.does_attention:
+                send_tokens(exchange, gate, layer, 0, x_TD)
+            if role.does_experts:
+                serve_layer(exchange, NoExperts(), layer, 0)
+            if role.does_attention:
+                exchange.recv_outputs(layer, 0)
+                times_s.append(time.perf_counter() - started_s)
         exchange.settle()
     return statistics.median(times_s[len(times_s) // NUM_STEPS :]) if times_s else 0.0
 

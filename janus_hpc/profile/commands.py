@@ -1,12 +1,11 @@
 """`janus-hpc profile`: measures the ranks it is started on, and writes what runs decide by."""
 
-import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from janus_hpc.cli_world import start_world
 from janus_hpc.errors import UsageError
@@ -43,7 +42,8 @@ def profile(env: LaunchEnv, /, exchange: bool, output: Path, inter: str, timeout
         table = measure_table(world, env, inter, timeout)
         if world.world_rank == 0:
             write_table(output, table)
-            click.echo(json.dumps(msgspec.to_builtins(table.costs), indent=1), err=True)
+            for line in _lines(table):
+                click.echo(line, err=True)
             click.echo(f"{output}: costs of {len(table.hosts)} ranks", err=True)
     return 0
 
@@ -62,5 +62,29 @@ def measure_table(world: "World", env: LaunchEnv, inter: str, timeout_s: float) 
         library=world.library_version,
         hosts=world.hosts,
         node_ids=world.node_ids,
-        costs=measure_costs(world, inters, effort=FULL, timeout_s=timeout_s),
+        costs=measure_costs(
+            world, inters, effort=FULL, timeout_s=timeout_s, ucx_settings=env.ucx_settings
+        ),
+    )
+
+
+def _lines(table: CostTable) -> Iterator[str]:
+    """The figures in short."""
+    for name, link in table.costs.links.items():
+        if link.across:
+            yield (
+                f"{name} between nodes: {link.across[0][1] * 1e6:.0f} us a small message, "
+                f"{link.across_busy_s * 1e6:.0f} us while all send some, "
+                f"{link.node_rate / 1e6:.0f} MB/s a node"
+            )
+        if link.inside:
+            size, time_s = link.inside[-1]
+            yield (
+                f"{name} inside a node: {link.inside[0][1] * 1e6:.0f} us a small message, "
+                f"{size / time_s / 1e6:.0f} MB/s"
+            )
+    memory = table.costs.memory
+    yield (
+        f"memory: {memory.copy_rate / 1e6:.0f} MB/s copied, {memory.add_rate / 1e6:.0f} MB/s added, "
+        f"{memory.signal_s * 1e6:.1f} us a counter"
     )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from janus_hpc.comm.exchange import Exchange, RoutedRows, Routing, StepHeader
-from janus_hpc.comm.make import GateRules, make_exchange
+from janus_hpc.comm.make import make_exchange
+from janus_hpc.comm.staged.make import GateRules
 from janus_hpc.comm.world import World
 from janus_hpc.topology import Role, Topology, contiguous_experts
 

@@ -23,12 +23,14 @@ def make_link(
     inter: str = "auto",
     *,
     policy: WaitPolicy,
+    why: str | None = None,
     user_settings: Mapping[str, str] | None = None,
 ) -> Link:
     """Connect the ranks `world_ranks` of the world, ascending. Collective over them alone.
 
     "auto" takes UCX where every rank has ucxx and reaches every peer with it, MPI otherwise; `why`
-    of the link tells. `user_settings`: the UCX_* variables the user set, which win over ours.
+    of the link tells. `why`: by what rule `inter` was taken if it was not asked for.
+    `user_settings`: the UCX_* variables the user set, which win over ours.
     UsageError, on every rank alike, for an unknown link or a forced UCX that cannot be had.
     """
     if inter not in INTERS:
@@ -37,10 +39,10 @@ def make_link(
     comm = world_comm.Create_group(group, _GROUP_TAG)
     group.Free()
     if inter == "mpi":
-        return MpiLink(comm, world_ranks)
-    why = "asked for" if inter == "ucx" else "every rank reaches every other with it"
+        return MpiLink(comm, world_ranks, why or "asked for")
+    reaches = "asked for" if inter == "ucx" else "every rank reaches every other with it"
     try:
-        return UcxLink(comm, world_ranks, policy, why, user_settings)
+        return UcxLink(comm, world_ranks, policy, why or reaches, user_settings)
     except LinkError as error:
         if inter == "auto":
             return MpiLink(comm, world_ranks, str(error))

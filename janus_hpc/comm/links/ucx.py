@@ -112,6 +112,8 @@ class UcxLink:
             endpoint.close_blocking()
         barrier(self._comm, self._policy)
         self._endpoints.clear()
+        self._wrap.cache_clear()
+        del self._worker, self._context
         self._comm.Free()
 
     def is_complete(self, transfer: UcxTransfer) -> bool:

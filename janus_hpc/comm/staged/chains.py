@@ -98,6 +98,12 @@ class ChainRunner:
             for its in self.running
         )
 
+    def free(self) -> None:
+        """Give up link and memory; nothing may be under way."""
+        assert not self.running, f"{self.running=}"
+        self._link = None
+        self._memory.clear()
+
     def under_way(self) -> list[tuple[int, Transfer]]:
         """Messages that chains wait for, with their peers' world ranks."""
         return [

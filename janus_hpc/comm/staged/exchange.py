@@ -23,8 +23,8 @@ a fence, then reads. Nothing is overwritten while someone may read it:
 * In a new step rows move to other places, but every rank opened it after it had finished with the
   step before, and nobody writes before all have opened it, or to memory that others read.
 
-A rank without tokens may run ahead of the others. It writes nothing then, and counters are compared
-with "at least".
+A rank without tokens may run ahead of the others. It writes no rows then, and counters are compared
+with "at least"; with the gate on the attention side it waits for the others' counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -198,6 +198,10 @@ class StagedExchange:
         self._memory.free(self._policy)
         if self._link is not None:
             self._link.free()
+        # Chains and this object hold each other: what is large must not wait for the collector.
+        self._chains.free()
+        self._link = None
+        del self._sums_TD, self._y_TD
         self._comm.Free()
 
     # What the chains ask for.
@@ -285,7 +289,8 @@ class StagedExchange:
         """All ranks' header words: by way of memory that all share, else by MPI."""
         active = self._peers.topology.active_ranks
         if self._link is not None:
-            return allgather_words(self._comm, mine, self._peers, self._policy)
+            link = self._link
+            return allgather_words(self._comm, mine, self._peers, self._policy, link.progress)
         me = active.index(self._peers.world_rank)
         slots = self._lines.header_words[self._num_steps % 2]
         self._memory.write_words(slots[me], mine)
@@ -346,4 +351,8 @@ class StagedExchange:
         under_way = self._chains.under_way()
         ranks = dict.fromkeys([its.world_rank for its in late] + [rank for rank, _ in under_way])
         text = f"{self._peers.waiting(what, ranks)} ({num_bytes} bytes expected, "
-        return text + f"{num_bytes - num_late} received)"
+        text += f"{num_bytes - num_late} received)"
+        if under_way:
+            sizes = sum(transfer.num_bytes for _, transfer in under_way)
+            text += f"; {len(under_way)} messages of {sizes} bytes are under way"
+        return text

@@ -14,7 +14,7 @@ class Places:
     """Slices of a group's areas for rows that are numbered within a microbatch.
 
     `own[m][a]`: rows of the group's attention rank a; `own_before[m]`: tokens of its attention
-    ranks in the microbatches before m; `tokens_before[source][m]` those of any source group's.
+    ranks in the microbatches before m.
     """
 
     def __init__(self, fabric: Fabric, group: Group, layout: StepLayout) -> None:
@@ -28,10 +28,6 @@ class Places:
             self.own.append([Rows(ends[i] - counts[i], ends[i]) for i in mine])
         sizes = [sum(rows.num_rows for rows in its) for its in self.own]
         self.own_before = [0, *accumulate(sizes)][:-1]
-        self._tokens = {source: self._tokens_of(fabric, source) for source in fabric.sources}
-        self.tokens_before = {
-            source: [0, *accumulate(tokens)][:-1] for source, tokens in self._tokens.items()
-        }
 
     def held(self, rows: Rows, microbatch: int) -> slice:
         """Rows of the area of tokens."""
@@ -47,13 +43,8 @@ class Places:
         base = self.own_before[microbatch] - self.own[microbatch][0].first
         return slice(base + rows.first, base + rows.stop)
 
-    def source_tokens(self, source: int, microbatch: int) -> int:
-        """Tokens of a source group in a microbatch."""
-        return self._tokens[source][microbatch]
-
-    def _tokens_of(self, fabric: Fabric, source: int) -> list[int]:
-        members = set(fabric.groups[source].attention)
-        return [
-            sum(count for rank, count in zip(self._ranks, counts, strict=True) if rank in members)
-            for counts in self._layout.counts
-        ]
+    def source_tokens(self, fabric: Fabric, source: int) -> list[int]:
+        """Tokens of a source group in each microbatch."""
+        ranks = fabric.groups[source].attention
+        first = self._ranks.index(ranks[0])
+        return [sum(counts[first : first + len(ranks)]) for counts in self._layout.counts]

@@ -42,6 +42,9 @@ class RoutedCargo:
     def open(self, places: Places, layout: StepLayout) -> None:
         """A new step: frames lie elsewhere."""
         self._places, self._layout = places, layout
+        self._tokens = {
+            source: places.source_tokens(self._fabric, source) for source in self._fabric.sources
+        }
 
     def put(
         self,
@@ -54,12 +57,13 @@ class RoutedCargo:
     ) -> None:
         """Write the rows of the group's attention rank `attention` into its frames.
 
-        Where they begin depends on the counts of its other attention ranks: it publishes its own,
-        `await_counts` publishes that, and returns when all are there.
+        Where they begin depends on the counts of its other attention ranks: it writes its own,
+        `await_counts` publishes that, and returns when all are there. A rank without tokens cannot
+        run ahead here, and the group's first one writes the headers in any case.
         """
         assert routing is not None, "the gate is on the attention side: routing is needed"
         source, memory = self._group.index, self._memory
-        choices = self._router.choices(routing)
+        choices, x_TD = self._router.choices(routing), x_TD.to("cpu")
         words = memory.lines.routed[microbatch]
         memory.write_words(words[attention], choices.counts)
         await_counts()
@@ -94,7 +98,7 @@ class RoutedCargo:
         """The rows of the group's expert rank `expert`."""
         found = []
         for source in self._fabric.sources:
-            if self._places.source_tokens(source, microbatch) == 0:
+            if self._tokens[source][microbatch] == 0:
                 continue
             memory_B = self._memory.frames[source]
             frame = self._read(source, microbatch)[self._group.index]
@@ -117,8 +121,8 @@ class RoutedCargo:
 
     def _span(self, source: int, microbatch: int) -> tuple[int, int]:
         """Bytes that a source's frames can take in a microbatch."""
-        before = self._places.tokens_before[source][microbatch]
-        after = before + self._places.source_tokens(source, microbatch)
+        before = sum(self._tokens[source][:microbatch])
+        after = before + self._tokens[source][microbatch]
         sizes = self._frame_sizes
         return (
             sizes.start(source, before, microbatch),

@@ -1,0 +1,74 @@
+"""Whole runs over nodes of an emulated cluster give the bytes of one rank alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tests.cluster import emulated_cluster, missing
+from tests.jobs.launcher import export_text
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+ROOT = Path(__file__).resolve().parents[2]
+JANUS = str(Path(sys.executable).with_name("janus-hpc"))
+PROMPTS = ROOT / "jobs/prompts.jsonl"
+# The file has bad rows on purpose.
+SOME_FAILED = 3
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The export of a run of one rank."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = subprocess.run(
+        [JANUS, "infer", str(PROMPTS), "-o", "alone.h5"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == SOME_FAILED, done.stderr
+    return export_text(folder / "alone.h5", folder)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        pytest.param([3, 1], "--split 2a2e --gate agate --exchange relay", id="3+1, relay, agate"),
+        pytest.param(
+            [2, 2], "--split colocated --exchange direct --inter mpi", id="2+2, colocated"
+        ),
+        pytest.param([1, 1, 1], "--split 1a2e --exchange one-phase", id="1+1+1, one-phase"),
+    ],
+)
+def test_rows_are_those_of_one_rank(
+    alone: str, tmp_path: Path, ranks: list[int], options: str
+) -> None:
+    command = [JANUS, "infer", str(PROMPTS), "-o", "out.h5", *options.split()]
+    with emulated_cluster(ranks, "1gbit") as bed:
+        done = bed.mpirun(command, timeout_s=120, cwd=tmp_path)
+    assert done.returncode == SOME_FAILED, done.stderr
+    assert export_text(tmp_path / "out.h5", tmp_path) == alone
+
+
+def test_auto_predicts_chooses_and_measures(alone: str, tmp_path: Path) -> None:
+    """With a table that was measured on the same nodes before."""
+    with emulated_cluster([2, 1, 1], "1gbit") as bed:
+        profile = [JANUS, "profile", "--exchange", "-o", "exchange.json", "--inter", "mpi"]
+        done = bed.mpirun(profile, timeout_s=120, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        options = ["--split", "2a2e", "--inter", "mpi", "--exchange-table", "exchange.json"]
+        infer = [JANUS, "infer", str(PROMPTS), "-o", "out.h5", *options]
+        done = bed.mpirun(infer, timeout_s=120, cwd=tmp_path)
+    assert done.returncode == SOME_FAILED, done.stderr
+    assert export_text(tmp_path / "out.h5", tmp_path) == alone
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file.attrs["exchange"] in ("one-phase", "direct", "relay")
+        assert "predicted for" in file.attrs["exchange_why"]
+        assert "exchange.json" in file.attrs["exchange_why"]
+        assert file.attrs["exchange_measured_s"] > 0
+        assert "relay" in file.attrs["exchange_predicted_s"]
