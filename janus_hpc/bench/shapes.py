@@ -22,7 +22,7 @@ _QWEN = {
 
 
 def shapes() -> dict[str, dict[str, Any]]:
-    """Name -> config.json. `moe-211m` is the shape docs/performance.md reports on; `moe-85m` has
+    """Name -> config.json. `moe-211m` is the shape docs/performance.md reports on; `moe-47m` has
     experts so narrow that attention takes about as long as they do.
     """
     hidden_512 = {
@@ -38,7 +38,7 @@ def shapes() -> dict[str, dict[str, Any]]:
     }
     return {
         "moe-211m": _QWEN | hidden_512 | {"moe_intermediate_size": 256},
-        "moe-85m": _QWEN | hidden_512 | {"moe_intermediate_size": 96},
+        "moe-47m": _QWEN | hidden_512 | {"moe_intermediate_size": 48},
         "moe-3m": _QWEN
         | {
             "hidden_size": 96,
