@@ -214,7 +214,10 @@ def _signal_s(world: World, policy: WaitPolicy, repeats: int) -> float:
     shared = SharedMemory(comm, 128)
     words = shared.memory.cast("B").cast("q")
     mine, theirs = (0, 8) if world.local_rank == 0 else (8, 0)
-    describe = lambda: f"{world.label} waits for a counter"  # noqa: E731
+
+    def describe() -> str:
+        return f"{world.label} waits for a counter"
+
     world.barrier()
     started_s = time.perf_counter()
     takes_part = world.num_local > 1 and world.local_rank < 2

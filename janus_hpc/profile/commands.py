@@ -34,6 +34,8 @@ def profile(env: LaunchEnv, /, exchange: bool, output: Path, inter: str, timeout
     """Measure the ranks this is started on (mpirun, srun) and write a table."""
     if not exchange:
         raise UsageError("nothing to measure: give --exchange")
+    if not output.parent.is_dir():
+        raise UsageError(f"-o {output}: the folder {output.parent} does not exist")
     world = start_world(env)
 
     from janus_hpc.comm.guard import guard

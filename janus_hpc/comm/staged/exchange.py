@@ -28,6 +28,7 @@ with "at least"; with the gate on the attention side it waits for the others' co
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from mpi4py import MPI
@@ -179,11 +180,11 @@ class StagedExchange:
 
     def recv_outputs(self, layer: int, microbatch: int) -> Tensor:
         """Wait for all expert ranks, add up and round."""
-        turn, chains = self._turns[microbatch], self._chains
+        turn = self._turns[microbatch]
         self._num_received[microbatch] += 1
         number = self._num_received[microbatch]
-        idle = lambda: chains.is_idle(microbatch, only_takes=False)  # noqa: E731
-        self._await(turn.outputs, number, "outputs", (layer, microbatch), idle)
+        ended = partial(self._chains.is_idle, microbatch, only_takes=False)
+        self._await(turn.outputs, number, "outputs", (layer, microbatch), ended)
         return self._add_up(turn)
 
     def settle(self) -> None:
@@ -270,9 +271,9 @@ class StagedExchange:
                 self._num_posted[m] += 1
                 self._chains.start(self._turns[m].plan.take, m, self._num_posted[m])
         self._num_taken[microbatch] += 1
-        number, chains = self._num_taken[microbatch], self._chains
-        taken = lambda: chains.is_idle(microbatch, only_takes=True)  # noqa: E731
-        self._await(self._turns[microbatch].tokens, number, "tokens", (layer, microbatch), taken)
+        turn, number = self._turns[microbatch], self._num_taken[microbatch]
+        taken = partial(self._chains.is_idle, microbatch, only_takes=True)
+        self._await(turn.tokens, number, "tokens", (layer, microbatch), taken)
 
     def _add_up(self, turn: Turn) -> Tensor:
         """y_TD of own rows from the group's expert ranks and from other groups."""
