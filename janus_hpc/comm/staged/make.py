@@ -68,7 +68,7 @@ def make_staged_exchange(
     frames = None if rules is None else FrameSizes(fabric, sizes, rules.top_k)
     if short := _memory_short(comm, peers, fabric, sizes, frames, policy):
         return short
-    kind: str = crossing.kind
+    kind = str(crossing.kind)
     link: Link | None = None
     if topology.same_node(topology.active_ranks):
         kind = "shm"
