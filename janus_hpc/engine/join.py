@@ -98,6 +98,8 @@ def _settle(
 ) -> tuple[Microbatches, Exchange | None]:
     asked = setup.config.microbatches
     exchange: Exchange | None = None
+    # On every rank alike, parked ones included: they are part of the agreement.
+    has_joined = False
     if Role.COLOCATED in setup.topology.roles and asked != "1":
         num, why = 1, "colocated ranks compute in turn what they would overlap"
         why += "" if asked == "auto" else f", {asked} asked for"
@@ -108,15 +110,15 @@ def _settle(
     else:
         exchange = _join(setup, crossing, 1)
         num, why = choose_microbatches(_measure(setup, loaded, exchange, crossing.num_tokens))
-        if exchange is not None and num > 1:
+        has_joined = num == 1
+        if exchange is not None and not has_joined:
             exchange.free()
-            exchange = None
     threads, threads_why = setup.num_threads, setup.threads_why
     if num > 1:
         threads, threads_why = setup.num_threads_at_once, setup.threads_at_once_why
     use_threads(setup.ops, threads)
     chosen = Microbatches(num=num, why=why, num_threads=threads, threads_why=threads_why)
-    return chosen, _join(setup, crossing, num) if exchange is None else exchange
+    return chosen, exchange if has_joined else _join(setup, crossing, num)
 
 
 def _join(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exchange | None:
