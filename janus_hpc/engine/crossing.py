@@ -107,21 +107,26 @@ def decode_tokens(setup: EngineSetup) -> int:
 def _costs(setup: EngineSetup) -> tuple[ExchangeCosts, str]:
     """Costs and where they come from: a table that rank 0 reads, or a measurement."""
     world, path = setup.world, setup.config.exchange_table
-    if path is None:
-        costs = measure_costs(
-            world,
-            (setup.config.inter,),
-            effort=QUICK,
-            timeout_s=setup.config.comm_timeout_s,
-            ucx_settings=setup.ucx_settings,
-        )
-        return costs, "measured at the start of this run"
     error: JanusError | None = None
-    table = None
+    costs: ExchangeCosts | None = None
+    if path is None:
+        try:
+            costs = measure_costs(
+                world,
+                (setup.config.inter,),
+                effort=QUICK,
+                timeout_s=setup.config.comm_timeout_s,
+                ucx_settings=setup.ucx_settings,
+            )
+        except UsageError as problem:
+            error = problem
+        world.agree(error)
+        assert costs is not None
+        return costs, "measured at the start of this run"
     if world.world_rank == 0:
         try:
-            table = read_table(Path(path))
+            costs = read_table(Path(path)).costs
         except JanusError as problem:
             error = problem
     world.agree(error)
-    return world.bcast(None if table is None else table.costs), f"from {path}"
+    return world.bcast(costs), f"from {path}"
