@@ -186,7 +186,7 @@ class Batcher(Generic[S]):
         return batch
 
 
-def microbatch_sizes(num_tokens: int, num_microbatches: int) -> tuple[int, ...]:
-    """Token counts of a step's microbatches, within one of another, larger ones first."""
-    size, num_larger = divmod(num_tokens, num_microbatches)
-    return tuple(size + (m < num_larger) for m in range(num_microbatches))
+def even_sizes(total: int, num_parts: int) -> tuple[int, ...]:
+    """A number of tokens cut into parts within one of another, larger ones first."""
+    size, num_larger = divmod(total, num_parts)
+    return tuple(size + (part < num_larger) for part in range(num_parts))

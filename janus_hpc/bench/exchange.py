@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from janus_hpc.bench.exchange_layers import LayerTimer, Load, spread
+from janus_hpc.batcher import even_sizes
+from janus_hpc.bench.exchange_layers import LayerTimer, Load
 from janus_hpc.comm.costs import ExchangeCosts
 from janus_hpc.comm.exchange import Exchange
 from janus_hpc.comm.make import make_exchange
@@ -162,7 +163,7 @@ def _predicted_us(
 
 def _step(options: ExchangeOptions, setting: Setting, num_tokens: int) -> Step:
     return Step(
-        num_tokens=spread(num_tokens, len(setting.topology.attention_ranks)),
+        num_tokens=even_sizes(num_tokens, len(setting.topology.attention_ranks)),
         row_bytes=options.hidden * options.row_dtype.itemsize,
         hidden=options.hidden,
         chunk_bytes=options.chunk_bytes,
@@ -200,7 +201,7 @@ def _make(world: World, options: ExchangeOptions, setting: Setting, kind: str) -
 
 def _load(options: ExchangeOptions, topology: Topology, num_tokens: int) -> Load:
     return Load(
-        num_tokens=spread(num_tokens, len(topology.attention_ranks)),
+        num_tokens=even_sizes(num_tokens, len(topology.attention_ranks)),
         num_microbatches=options.num_microbatches,
         hidden=options.hidden,
         row_dtype=options.row_dtype,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from janus_hpc.batcher import even_sizes
 from janus_hpc.comm.exchange import Exchange, Routing, StepHeader
 from janus_hpc.topology import Topology
 
@@ -29,7 +30,7 @@ class Load:
 
     def microbatch_tokens(self, attention: int) -> tuple[int, ...]:
         """Tokens of an attention rank in each microbatch: spread evenly, the first ones larger."""
-        return tuple(spread(self.num_tokens[attention], self.num_microbatches))
+        return even_sizes(self.num_tokens[attention], self.num_microbatches)
 
     def expert_ids(self, attention: int) -> Tensor:
         """ids_TK int32: K different experts a token, uniform, ascending; alike on all ranks."""
@@ -47,12 +48,6 @@ class Load:
             owners = np.searchsorted(starts, ids, side="right") - 1
             rows.append(np.bincount(owners, minlength=len(starts)).tolist())
         return rows
-
-
-def spread(total: int, parts: int) -> list[int]:
-    """A number cut evenly, larger parts first."""
-    size, num_larger = divmod(total, parts)
-    return [size + (part < num_larger) for part in range(parts)]
 
 
 class LayerTimer:

@@ -41,12 +41,12 @@ class Peers:
     @property
     def attention_role(self) -> int | None:
         """This rank's place among the attention ranks."""
-        return _place(self.topology.attention_ranks, self.world_rank)
+        return place_of(self.topology.attention_ranks, self.world_rank)
 
     @property
     def expert_role(self) -> int | None:
         """This rank's place among the expert ranks."""
-        return _place(self.topology.expert_ranks, self.world_rank)
+        return place_of(self.topology.expert_ranks, self.world_rank)
 
     def waiting(self, what: str, world_ranks: Iterable[int]) -> str:
         """Who waits for what and from whom, for messages."""
@@ -111,5 +111,6 @@ class Sizes:
         assert header.num_tokens <= self.max_tokens_per_rank, f"{header=} {self=}"
 
 
-def _place(world_ranks: Sequence[int], world_rank: int) -> int | None:
+def place_of(world_ranks: Sequence[int], world_rank: int) -> int | None:
+    """Where a rank stands among others; None if it does not."""
     return world_ranks.index(world_rank) if world_rank in world_ranks else None

@@ -15,8 +15,9 @@ from janus_hpc.comm.host import HostExchange
 from janus_hpc.comm.layout import Peers, Sizes
 from janus_hpc.comm.links.make import INTERS
 from janus_hpc.comm.local import LocalExchange
+from janus_hpc.comm.objects import group_comm
 from janus_hpc.comm.plan.fabric import Kind
-from janus_hpc.comm.staged.make import Crossing, GateRules, make_staged_exchange
+from janus_hpc.comm.staged.make import GateRules, StagedOptions, make_staged_exchange
 from janus_hpc.comm.waits import WaitPolicy, make_policy
 from janus_hpc.comm.world import World
 from janus_hpc.errors import UsageError
@@ -73,7 +74,7 @@ def make_exchange(
         max_tokens_per_rank=max_tokens_per_rank,
         num_microbatches=num_microbatches,
     )
-    comm = _active_comm(world, topology)
+    comm = group_comm(world.comm, active, _GROUP_TAG)
     policy = make_policy(timeout_s, ranks_per_core=world.ranks_per_core)
     if kind == "host":
         return HostExchange(comm, peers, sizes, policy, "asked for")
@@ -91,7 +92,7 @@ def make_exchange(
         raise UsageError(
             "exchange 'device' needs GPUs and the gate on the expert side: take 'auto'"
         )
-    crossing = Crossing(
+    options = StagedOptions(
         kind=Kind.DIRECT if kind in ("auto", "shm") else Kind(kind),
         inter=inter,
         inter_why=inter_why,
@@ -100,7 +101,7 @@ def make_exchange(
     )
     routed = rules if gate == "agate" else None
     assert gate == "egate" or routed is not None, "routing on the attention side needs rules"
-    staged = make_staged_exchange(world, comm, peers, sizes, policy, crossing, routed, why)
+    staged = make_staged_exchange(world, comm, peers, sizes, policy, options, routed, why)
     if not isinstance(staged, str):
         return staged
     if gate == "egate" and inter != "ucx" and (kind == "auto" or chosen_why):
@@ -128,14 +129,6 @@ def _on_devices(
     if not peers.topology.same_node(peers.topology.active_ranks):
         return "the active ranks are on several nodes"
     return make_device_exchange(comm, peers, sizes, policy, device)
-
-
-def _active_comm(world: World, topology: Topology) -> MPI.Intracomm:
-    """The active ranks in world order. Collective over them alone."""
-    group = world.comm.Get_group().Incl(list(topology.active_ranks))
-    comm = world.comm.Create_group(group, _GROUP_TAG)
-    group.Free()
-    return comm
 
 
 def _check(kind: str, gate: str, topology: Topology, inter: str) -> None:

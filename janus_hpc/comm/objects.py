@@ -5,6 +5,7 @@ more ranks than cores. Knows nothing of roles or of what is sent.
 """
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,22 @@ def bcast_object(comm: MPI.Comm, value: object, policy: WaitPolicy, root: int = 
     payload = bytearray(mine) if comm.rank == root else bytearray(int(size[0]))
     _wait(comm.Ibcast([payload, MPI.BYTE], root), policy, f"rank {root}")
     return value if comm.rank == root else pickle.loads(payload)
+
+
+def group_comm(comm: MPI.Intracomm, ranks: Sequence[int], tag: int) -> MPI.Intracomm:
+    """A communicator of these ranks of `comm`, in this order. Collective over them alone."""
+    everybody = comm.Get_group()
+    group = everybody.Incl(list(ranks))
+    its_comm = comm.Create_group(group, tag)
+    group.Free()
+    everybody.Free()
+    return its_comm
+
+
+def mpi_library_version() -> str:
+    """The MPI library's name and version, one line."""
+    lines = MPI.Get_library_version().strip("\0\n ").splitlines()
+    return " ".join(lines[0].split()) if lines else "unknown"
 
 
 def _wait(request: MPI.Request, policy: WaitPolicy, peers: str) -> None:

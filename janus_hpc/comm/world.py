@@ -10,7 +10,13 @@ from typing import Any
 
 from mpi4py import MPI
 
-from janus_hpc.comm.objects import allgather_objects, barrier, bcast_object, gather_objects
+from janus_hpc.comm.objects import (
+    allgather_objects,
+    barrier,
+    bcast_object,
+    gather_objects,
+    mpi_library_version,
+)
 from janus_hpc.comm.waits import WaitPolicy, make_policy, shorten_sleeps
 from janus_hpc.errors import JanusError
 from janus_hpc.topology import Role, Topology
@@ -100,8 +106,7 @@ class World:
     @property
     def library_version(self) -> str:
         """The MPI library's name and version, one line."""
-        lines = [line.strip() for line in MPI.Get_library_version().strip("\0\n ").splitlines()]
-        return " ".join(lines[0].split()) if lines else "unknown"
+        return mpi_library_version()
 
     def topology(self, roles: Sequence[Role]) -> Topology:
         """The topology with these roles, one a world rank; from now on messages name the role."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from janus_hpc.batcher import Batcher, Sequence, StepBatch, microbatch_sizes
+from janus_hpc.batcher import Batcher, Sequence, StepBatch, even_sizes
 from janus_hpc.comm.exchange import Exchange, StepHeader
 from janus_hpc.core import FinishReason, RowResult
 from janus_hpc.engine.active import ActiveRow, ActiveSample
@@ -83,7 +83,7 @@ class AttentionLoop:
         left = self.claims.num_left
         return StepHeader(
             num_tokens=batch.num_tokens,
-            microbatch_tokens=microbatch_sizes(batch.num_tokens, self.num_microbatches),
+            microbatch_tokens=even_sizes(batch.num_tokens, self.num_microbatches),
             done=self.batcher.idle and left == 0,
             want_rows=min(self.batcher.room(), left),
             stop=self.stop_asked(),
@@ -102,7 +102,7 @@ class AttentionLoop:
 
     def _compute(self, batch: StepBatch[ActiveSample]) -> None:
         started_s = time.monotonic()
-        sizes = microbatch_sizes(batch.num_tokens, self.num_microbatches)
+        sizes = even_sizes(batch.num_tokens, self.num_microbatches)
         tokens = build_tokens(batch, self.model).split(sizes)
         streams = [self.model.forward(part, self.cache) for part in tokens]
         order = exchange_order(self.model.spec.sparse_layers, self.num_microbatches)

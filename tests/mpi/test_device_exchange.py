@@ -22,14 +22,15 @@ from torch import Tensor
 from janus_hpc.comm.device.exchange import DeviceExchange, why_too_large
 from janus_hpc.comm.device.make import make_device_exchange
 from janus_hpc.comm.device.slots import slab_sizes
-from janus_hpc.comm.device.timing import round_trip_us
 from janus_hpc.comm.exchange import StepHeader
 from janus_hpc.comm.host import HostExchange
 from janus_hpc.comm.layout import Peers, Sizes
+from janus_hpc.comm.objects import group_comm
 from janus_hpc.comm.waits import WaitPolicy
 from janus_hpc.comm.world import World
 from janus_hpc.errors import CommTimeout
 from janus_hpc.topology import Role, Topology
+from tests.mpi.round_trip import round_trip_us
 from tests.mpi.test_exchange import SPLITS, D, run_step, topology_of
 from tests.mpi.window_slabs import WindowSlabs
 
@@ -83,10 +84,7 @@ def flags() -> Iterator[Flags]:
 
 
 def active_comm(world: World, topology: Topology) -> MPI.Intracomm:
-    group = world.comm.Get_group().Incl(list(topology.active_ranks))
-    comm = world.comm.Create_group(group, 5)
-    group.Free()
-    return comm
+    return group_comm(world.comm, topology.active_ranks, 5)
 
 
 def sizes_for(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_hpc.batcher import microbatch_sizes
+from janus_hpc.batcher import even_sizes
 from janus_hpc.comm.exchange import Exchange, Routing
 from janus_hpc.engine.interleave import Interleaved
 from janus_hpc.engine.order import exchange_order
@@ -98,7 +98,7 @@ def test_an_order_with_fewer_layers_than_the_model_is_noticed() -> None:
 
 @given(st.integers(0, 1000), st.integers(1, 4))
 def test_sizes_are_balanced(num_tokens: int, num_microbatches: int) -> None:
-    sizes = microbatch_sizes(num_tokens, num_microbatches)
+    sizes = even_sizes(num_tokens, num_microbatches)
     assert len(sizes) == num_microbatches and sum(sizes) == num_tokens
     assert max(sizes) - min(sizes) <= 1
     assert list(sizes) == sorted(sizes, reverse=True)
@@ -116,7 +116,7 @@ def test_a_cut_step_keeps_every_token_with_its_place(num_tokens: int, m: int) ->
         cos_Th=ids_T[:, None] + 4.0,
         sin_Th=ids_T[:, None] + 5.0,
     )
-    parts = step.split(microbatch_sizes(num_tokens, m))
+    parts = step.split(even_sizes(num_tokens, m))
     assert len(parts) == m
     for name, whole in vars(step).items():
         column = [cast(Any, getattr(part, name)) for part in parts]

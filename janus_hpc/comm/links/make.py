@@ -10,6 +10,7 @@ from mpi4py import MPI
 from janus_hpc.comm.links.link import Link
 from janus_hpc.comm.links.mpi import MpiLink
 from janus_hpc.comm.links.ucx import UcxLink
+from janus_hpc.comm.objects import group_comm
 from janus_hpc.comm.waits import WaitPolicy
 from janus_hpc.errors import LinkError, UsageError
 
@@ -35,9 +36,7 @@ def make_link(
     """
     if inter not in INTERS:
         raise UsageError(f"link {inter!r} is unknown; one of {', '.join(INTERS)}")
-    group = world_comm.Get_group().Incl(list(world_ranks))
-    comm = world_comm.Create_group(group, _GROUP_TAG)
-    group.Free()
+    comm = group_comm(world_comm, world_ranks, _GROUP_TAG)
     if inter == "mpi":
         return MpiLink(comm, world_ranks, why or "asked for")
     reaches = "asked for" if inter == "ucx" else "every rank reaches every other with it"

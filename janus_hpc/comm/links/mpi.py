@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mpi4py import MPI
 from torch import Tensor
 
+from janus_hpc.comm.objects import mpi_library_version
 from janus_hpc.errors import LinkError
 
 # A test moves a large message by one piece, and a waiting rank sleeps between polls.
@@ -20,14 +21,13 @@ class MpiTransfer:
     def __init__(self, request: MPI.Request, memory_B: Tensor, what: str) -> None:
         self.num_bytes = memory_B.nbytes
         self._request, self._memory_B, self._what = request, memory_B, what
-        self._status = MPI.Status()
         self._done = False
 
     def is_done(self) -> bool:
         """Whether the memory may be used again; LinkError when MPI says it failed."""
         if not self._done:
             try:
-                self._done = any(self._request.Test(self._status) for _ in range(_MAX_TURNS))
+                self._done = any(self._request.Test() for _ in range(_MAX_TURNS))
             except MPI.Exception as error:
                 raise _link_error(self._what, error) from error
         return self._done
@@ -42,8 +42,7 @@ class MpiLink:
         self, comm: MPI.Intracomm, world_ranks: Sequence[int], why: str = "asked for"
     ) -> None:
         """Take over `comm`, whose rank i is world rank `world_ranks[i]`. Not collective."""
-        lines = MPI.Get_library_version().strip("\0\n ").splitlines()
-        self.detail, self.why = " ".join(lines[0].split()) if lines else "unknown", why
+        self.detail, self.why = mpi_library_version(), why
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._comm = comm
         self._comm_ranks = {world_rank: i for i, world_rank in enumerate(world_ranks)}

@@ -5,7 +5,7 @@ Driven by whoever waits: no thread, no asyncio. Knows no layers, rows or steps. 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -163,7 +163,7 @@ class UcxLink:
         policy = replace(self._policy, timeout_s=min(self._policy.timeout_s, _GREETING_S))
         for transfer in transfers:
             what = f"UCX link: {transfer.what}, to connect"
-            wait_until(transfer.is_done, policy, lambda what=what: what)  # type: ignore[misc]
+            wait_until(transfer.is_done, policy, partial(str, what))
 
     def _agree(self, start: Callable[[], None]) -> None:
         """Run a part of the set-up; LinkError on every rank where it failed on any."""

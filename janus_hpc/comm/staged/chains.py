@@ -26,6 +26,9 @@ from janus_hpc.comm.plan.steps import (
     Step,
 )
 
+# In the place of a group that parts come from: this rank's own sums, and the same as float32.
+_SUMS, _ROUNDED = -1, -2
+
 
 class Surroundings(Protocol):
     """What chains need of the exchange; m is the microbatch, `number` counts its messages."""
@@ -155,7 +158,7 @@ class ChainRunner:
         elif step.payload is Payload.PARTS:
             memory_B = _bytes(sums_RD)
         else:
-            rounded = self._own(step.chunk, microbatch, -2).view(torch.float32)
+            rounded = self._own(step.chunk, microbatch, _ROUNDED).view(torch.float32)
             memory_B = _bytes(rounded.view(-1, self._hidden)[: sums_RD.shape[0]].copy_(sums_RD))
         self._around.count_sent(step.world_rank, memory_B.numel())
         assert self._link is not None
@@ -166,7 +169,7 @@ class ChainRunner:
         parts_ERD = self._around.partial_sums(chunk, microbatch)
         if parts_ERD.shape[0] == 1 and in_place:
             return parts_ERD[0]
-        sums_RD = self._own(chunk, microbatch, -1)
+        sums_RD = self._own(chunk, microbatch, _SUMS)
         return torch.sum(parts_ERD, dim=0, out=sums_RD)
 
     def _own(self, chunk: Chunk, microbatch: int, origin: int) -> Tensor:

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from janus_hpc.comm.layout import Peers, Sizes
 from janus_hpc.comm.links.link import Link
 from janus_hpc.comm.links.make import make_link
-from janus_hpc.comm.objects import allgather_objects
+from janus_hpc.comm.objects import allgather_objects, group_comm
 from janus_hpc.comm.plan.fabric import Fabric, Kind, make_fabric
 from janus_hpc.comm.shm_memory import shm_free_bytes
 from janus_hpc.comm.staged.cargo import DenseCargo
@@ -35,7 +35,7 @@ class GateRules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crossing:
+class StagedOptions:
     """How rows cross nodes. `inter`: the link as for `make_link`; `inter_why`: by what rule, None
     where it was asked for. `chunk_bytes`: about what travels by itself. `ucx_settings`: the UCX_*
     variables the user set.
@@ -54,7 +54,7 @@ def make_staged_exchange(
     peers: Peers,
     sizes: Sizes,
     policy: WaitPolicy,
-    crossing: Crossing,
+    options: StagedOptions,
     rules: GateRules | None,
     why: str,
 ) -> StagedExchange | str:
@@ -64,11 +64,11 @@ def make_staged_exchange(
     The outcome is the same on all ranks. Collective over `comm`. UsageError as `make_link`.
     """
     topology = peers.topology
-    fabric = make_fabric(topology, crossing.kind)
+    fabric = make_fabric(topology, options.kind)
     frames = None if rules is None else FrameSizes(fabric, sizes, rules.top_k)
     if short := _memory_short(comm, peers, fabric, sizes, frames, policy):
         return short
-    kind = str(crossing.kind)
+    kind = str(options.kind)
     link: Link | None = None
     if topology.same_node(topology.active_ranks):
         kind = "shm"
@@ -76,22 +76,20 @@ def make_staged_exchange(
         link = make_link(
             world.comm,
             topology.active_ranks,
-            crossing.inter,
+            options.inter,
             policy=policy,
-            why=crossing.inter_why,
-            user_settings=crossing.ucx_settings,
+            why=options.inter_why,
+            user_settings=options.ucx_settings,
         )
         why = f"{why}; between nodes {link.name} ({link.why}; {link.detail})"
     group = fabric.group_of[world.world_rank]
-    members = world.comm.Get_group().Incl(list(group.members))
-    memory_comm = world.comm.Create_group(members, _MEMORY_TAG)
-    members.Free()
+    memory_comm = group_comm(world.comm, group.members, _MEMORY_TAG)
     memory = GroupMemory(memory_comm, fabric, group, sizes, frames)
     cargo: DenseCargo | RoutedCargo = DenseCargo(memory)
     if rules is not None and frames is not None:
         router = Router(fabric, rules.placement)
         cargo = RoutedCargo(memory, fabric, group, sizes, frames, router)
-    chunk_rows = max(1, crossing.chunk_bytes // sizes.row_bytes) if rules is None else None
+    chunk_rows = max(1, options.chunk_bytes // sizes.row_bytes) if rules is None else None
     return StagedExchange(
         comm, peers, fabric, sizes, memory, cargo, link, chunk_rows, policy, kind=kind, why=why
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from janus_hpc.comm.layout import Sizes, StepLayout
+from janus_hpc.comm.layout import Sizes, StepLayout, place_of
 from janus_hpc.comm.plan.fabric import Fabric, Group
 from janus_hpc.comm.plan.steps import Need, Payload, RankPlan, Rows
 from janus_hpc.comm.staged.group_memory import GroupMemory
@@ -49,8 +49,8 @@ class TurnMaker:
     def __init__(self, fabric: Fabric, world_rank: int, sizes: Sizes, memory: GroupMemory) -> None:
         self._fabric, self._sizes, self._memory = fabric, sizes, memory
         self.group: Group = fabric.group_of[world_rank]
-        self.attention = _place(self.group.attention, world_rank)
-        self.expert = _place(self.group.experts, world_rank)
+        self.attention = place_of(self.group.attention, world_rank)
+        self.expert = place_of(self.group.experts, world_rank)
         tree = fabric.trees.get(self.group.index, {self.group.index: ()})
         self._children = tree[self.group.index]
 
@@ -121,7 +121,3 @@ class TurnMaker:
             Payload.SUMS: self._sizes.hidden * 4,
         }
         return need.chunk.rows.num_rows * widths[need.payload]
-
-
-def _place(world_ranks: tuple[int, ...], world_rank: int) -> int | None:
-    return world_ranks.index(world_rank) if world_rank in world_ranks else None
