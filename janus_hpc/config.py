@@ -48,6 +48,33 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Literal["egate", "agate"],
         Help(description="where tokens are routed: on the expert side, or on the attention side"),
     ] = "egate"
+    slots: Annotated[
+        int,
+        Help(
+            description="experts an expert rank holds a layer (0: a quarter more than needed, "
+            "where half the memory holds them)",
+            ge=0,
+        ),
+    ] = 0
+    placement: Annotated[
+        Literal["auto", "janus", "eplb", "contiguous"],
+        Help(description="which experts lie together; auto: janus where a trace is given"),
+    ] = "auto"
+    placement_from: Annotated[
+        str | None, Help(description="place by the routing in this trace or results file")
+    ] = None
+    balance: Annotated[
+        Literal["aebs", "greedy", "eplb", "random", "first"],
+        Help(description="which replica of an expert serves: aebs evens out activated experts"),
+    ] = "aebs"
+    batch_rows: Annotated[
+        int, Help(description="rows between two looks at the placement (0: all in one batch)", ge=0)
+    ] = 0
+    rebalance: Annotated[
+        Literal["auto", "always", "off"],
+        Help(description="between batches: move experts where that pays, always, or never"),
+    ] = "auto"
+    trace: Annotated[str | None, Help(description="also write the routing trace here")] = None
     microbatches: Annotated[
         Literal["auto", "1", "2", "3", "4"],
         Help(description="parts of a step under way at once; auto measures"),
@@ -85,8 +112,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
-    Relative `prompts`, `model` and `exchange_table` in a job file are relative to the job file, `output` to the working
-    folder. Errors: UsageError naming file and key;
+    Relative `prompts`, `model`, `exchange_table` and `placement_from` in a job file are relative to the
+    job file, `output` and `trace` to the working folder. Errors: UsageError naming file and key;
     an unknown key lists the valid ones.
     """
     values: dict[str, Any] = {} if job is None else _read_job(job)
@@ -123,7 +150,7 @@ def _read_job(job: Path) -> dict[str, Any]:
             )
     if type(values.get("microbatches")) is int:
         values["microbatches"] = str(values["microbatches"])
-    for key in ("prompts", "model", "exchange_table"):
+    for key in ("prompts", "model", "exchange_table", "placement_from"):
         if isinstance(values.get(key), str):
             values[key] = str(job.parent / values[key])
     return values

@@ -7,7 +7,9 @@ import ctypes
 from pathlib import Path
 
 import torch
-from janus_hpc.kernels.ops import PackedExperts, PackedLinear
+from janus_hpc.kernels.native.balance_library import BalanceLibrary
+from janus_hpc.kernels.ops import PackedExperts, PackedLinear, RouteRule
+from janus_hpc.kernels.slot_map import Balanced, SlotMap
 from torch import Tensor
 
 LANES = 16
@@ -23,7 +25,7 @@ _SIGNATURES = {
     "janus_attention": [
         _P, _P, _P, _L, _L, _L, _L, _L, _L, _I, _P, _L, _P, _P, _L, _L, _L, _L, _L, _L, _F, _P, _P, _I,
     ],
-    "janus_route": [_P, _L, _L, _L, _I, _F, _L, _L, _P, _P, _I],
+    "janus_route": [_P, _L, _L, _I, _P, _L, _I, _F, _L, _L, _P, _P, _I],
     "janus_rms_norm": [_P, _L, _P, _P, _P, _L, _L, _F, _P, _I],
     "janus_rope": [_P, _L, _L, _P, _P, _L, _L, _L, _I, _I],
     "janus_silu_mul": [_P, _L, _P, _L, _L, _L, _P, _I],
@@ -42,6 +44,7 @@ class NativeOps:
     def __init__(self, library: Path, num_threads: int) -> None:
         self.num_threads = num_threads
         self._lib = ctypes.CDLL(str(library))
+        self.balance_library = BalanceLibrary(library)
         for name, arguments in _SIGNATURES.items():
             function = getattr(self._lib, name)
             function.argtypes = arguments
@@ -149,6 +152,34 @@ class NativeOps:
             self.num_threads,
         )
 
+    def balance(self, ids_TJ: Tensor, slot_map: SlotMap, policy: str, draw: int) -> Balanced:
+        assert ids_TJ.dtype == torch.int32 and ids_TJ.is_contiguous()
+        lists = slot_map.lists
+        num_experts, num_ranks = lists.num_experts, lists.num_ranks
+        slots_TJ = torch.empty_like(ids_TJ)
+        # Counts, loads, then scratch.
+        words = torch.empty(3 * num_experts + num_ranks, dtype=torch.int32)
+        start = words.data_ptr()
+        self.balance_library.balance(
+            policy,
+            (ids_TJ.data_ptr(), ids_TJ.numel()),
+            (num_experts, num_ranks, slot_map.hosts_EW.shape[1]),
+            (
+                slot_map.slot_of_ER.data_ptr(),
+                slot_map.hosts_EW.data_ptr(),
+                slot_map.primary_E.data_ptr(),
+            ),
+            draw,
+            (
+                slots_TJ.data_ptr(),
+                start,
+                start + 4 * num_experts,
+                start + 4 * (num_experts + num_ranks),
+            ),
+        )
+        counts_E = words[:num_experts]
+        return Balanced(slots_TJ, counts_E, words[num_experts : num_experts + num_ranks])
+
     def paged_attention(
         self,
         q_THd: Tensor,
@@ -246,31 +277,33 @@ class NativeOps:
         )
         return y_TI
 
-    def route_softmax_topk(
-        self,
-        logits_TE: Tensor,
-        top_k: int,
-        renormalize: bool,
-        scale: float,
-        *,
-        num_groups: int = 0,
-        topk_groups: int = 0,
+    def route(
+        self, logits_TE: Tensor, rule: RouteRule, bias_E: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         assert logits_TE.is_contiguous() and logits_TE.dtype == torch.float32
+        assert bias_E is None or (bias_E.is_contiguous() and bias_E.dtype == torch.float32)
         num_rows, num_experts = logits_TE.shape
-        ids_TJ = torch.empty((num_rows, top_k), dtype=torch.int32)
-        weights_TJ = torch.empty((num_rows, top_k))
+        rule.check(num_experts)
+        ids_TJ = torch.empty((num_rows, rule.top_k), dtype=torch.int32)
+        weights_TJ = torch.empty((num_rows, rule.top_k))
         self._lib.janus_route(
             logits_TE.data_ptr(),
             num_rows,
             num_experts,
-            top_k,
-            int(renormalize),
-            scale,
-            num_groups,
-            topk_groups,
+            int(rule.scoring == "sigmoid"),
+            None if bias_E is None else bias_E.data_ptr(),
+            rule.top_k,
+            int(rule.renormalize),
+            rule.scale,
+            rule.num_groups,
+            rule.topk_groups,
             ids_TJ.data_ptr(),
             weights_TJ.data_ptr(),
             self.num_threads,
         )
         return ids_TJ, weights_TJ
+
+    def gate(
+        self, x_TD: Tensor, router: PackedLinear, rule: RouteRule, bias_E: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.route(self.linear(x_TD.float(), router), rule, bias_E)

@@ -7,9 +7,10 @@ token, D hidden, I expert width, S sequences, M blocks a sequence.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+from janus_hpc.kernels.slot_map import Balanced, SlotMap
 from torch import Tensor
 
 
@@ -31,6 +32,33 @@ class PackedExperts:
     num_slots: int
     hidden: int
     inter: int
+
+
+@dataclass(frozen=True)
+class RouteRule:
+    """How a gate turns logits into choices. `num_groups` of 0 means no group limit.
+
+    `scoring` softmax: a group counts as its largest score (DeepSeek-V2, section 2.1.2: group_limited_greedy).
+    sigmoid: as the sum of its two largest, and a bias may be added to the scores for the choice alone
+    (DeepSeek-V3, section 2.1.2: noaux_tc).
+    """
+
+    top_k: int
+    renormalize: bool
+    scale: float
+    num_groups: int = 0
+    topk_groups: int = 0
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+
+    def check(self, num_experts: int) -> None:
+        """Errors: AssertionError for a rule that so many experts cannot follow."""
+        assert 0 < self.top_k <= num_experts, f"{self=} {num_experts=}"
+        assert self.scoring in ("softmax", "sigmoid"), f"{self=}"
+        if self.num_groups:
+            assert num_experts % self.num_groups == 0, f"{self=} {num_experts=}"
+            assert 0 < self.topk_groups <= self.num_groups, f"{self=}"
+            size = num_experts // self.num_groups
+            assert self.scoring == "softmax" or size > 1, f"two best of one: {self=} {num_experts=}"
 
 
 class Ops(Protocol):
@@ -87,6 +115,14 @@ class Ops(Protocol):
         """
         ...
 
+    def balance(self, ids_TJ: Tensor, slot_map: SlotMap, policy: str, draw: int) -> Balanced:
+        """The slot that serves each choice in ids_TJ (int32), by a policy of `assign.POLICIES`.
+
+        The same on every rank and in every implementation that is given the same arguments. `draw` only
+        matters to the policy random.
+        """
+        ...
+
     def paged_attention(
         self,
         q_THd: Tensor,
@@ -116,19 +152,19 @@ class Ops(Protocol):
         """silu(gate) * up; the inputs may have any row stride."""
         ...
 
-    def route_softmax_topk(
-        self,
-        logits_TE: Tensor,
-        top_k: int,
-        renormalize: bool,
-        scale: float,
-        *,
-        num_groups: int = 0,
-        topk_groups: int = 0,
+    def route(
+        self, logits_TE: Tensor, rule: RouteRule, bias_E: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """ids_TJ int32 ascending and weights_TJ float32 of the best experts by softmax score.
+        """ids_TJ int32 ascending and weights_TJ float32 of the best experts by score, both contiguous.
 
-        Ties go to the lower id. With `num_groups` only experts of the `topk_groups` groups with the largest
-        single scores count (DeepSeek-V2's group_limited_greedy).
+        Chosen by score + bias_E (float32), weighted by score alone. Ties go to the lower id. With groups
+        only experts of the best groups count; where they are fewer than top_k the lowest others follow
+        with weight 0. NaN ranks below every number, so that any logits give top_k distinct ids.
         """
+        ...
+
+    def gate(
+        self, x_TD: Tensor, router: PackedLinear, rule: RouteRule, bias_E: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`route` of x W^T in float32. x: float32, bfloat16 or float16; router: float32."""
         ...

@@ -1,91 +1,182 @@
 """The gate after its matrix product as one Triton kernel; route.py is its twin. Importing it needs triton.
 
-Legend: N rows, E experts, K choices a row.
+`choose` is also the second half of gate_triton.py. Knows no model.
+
+Legend: N rows, E experts, G groups, K choices a row. Columns: experts by group, groups and their sizes
+padded to powers of two, so that a row folds into its groups; they ascend as the experts do.
 """
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from janus_hpc.kernels.ops import RouteRule
 from torch import Tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def route_kernel(  # type: ignore[no-untyped-def]
-    logits_ptr,
+def experts_of_columns(  # type: ignore[no-untyped-def]
+    num_experts, group_size, GROUPS: tl.constexpr, SIZE: tl.constexpr
+):
+    """The expert of each of GROUPS * SIZE columns, and whether there is one."""
+    column = tl.arange(0, GROUPS * SIZE)
+    expert = column // SIZE * group_size + column % SIZE
+    return expert, (column % SIZE < group_size) & (expert < num_experts)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _is_best(keys, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Marks the COUNT largest of each row, ties by the lower column; keys are above -inf or no choice."""
+    column = tl.arange(0, keys.shape[1])[None, :]
+    taken = tl.zeros(keys.shape, tl.int1)
+    for _ in tl.static_range(COUNT):
+        best = column == tl.argmax(keys, axis=1)[:, None]
+        taken = taken | best
+        keys = tl.where(best, float("-inf"), keys)
+    return taken
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def choose(  # type: ignore[no-untyped-def]
+    logits,
+    row,
+    num_rows,
+    expert,
+    inside,
+    bias_ptr,
+    scale,
     ids_ptr,
     weights_ptr,
+    BIASED: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    TOP_K: tl.constexpr,
+    TOPK_GROUPS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """Chooses for logits [rows, columns] and stores ids and weights. TOPK_GROUPS 0: no group limit."""
+    if SIGMOID:
+        scores = 1.0 / (1.0 + tl.exp(-logits))
+    else:
+        logits = tl.where(inside[None, :], logits, float("-inf"))
+        scores = tl.exp(logits - tl.max(logits, axis=1)[:, None])
+        scores = scores / tl.sum(scores, axis=1)[:, None]
+    keys = scores
+    if BIASED:
+        keys += tl.load(bias_ptr + expert, mask=inside, other=0.0)[None, :]
+    # What is chosen by, see route.py: NaN lowest, then groups not kept, then what is taken or no expert.
+    keys = tl.where(keys >= -1e38, keys, -1e38)
+    keys = tl.where(inside[None, :], keys, float("-inf"))
+    if TOPK_GROUPS > 0:
+        folded = tl.reshape(keys, (keys.shape[0], GROUPS, SIZE))
+        group = tl.max(folded, axis=2)
+        if SIGMOID:
+            place = tl.arange(0, SIZE)[None, None, :]
+            first = place == tl.argmax(folded, axis=2)[:, :, None]
+            group += tl.max(tl.where(first, float("-inf"), folded), axis=2)
+        kept = tl.broadcast_to(_is_best(group, TOPK_GROUPS)[:, :, None], folded.shape)
+        kept = tl.reshape(kept, keys.shape)
+        scores = tl.where(kept, scores, 0.0)
+        keys = tl.where(kept | (inside == 0)[None, :], keys, -2e38)
+    chosen = _is_best(keys, TOP_K)
+    if RENORMALIZE:
+        total = tl.sum(tl.where(chosen, scores, 0.0), axis=1)[:, None]
+        if SIGMOID:
+            total += 1e-20
+        scores = scores / total
+    place = tl.cumsum(chosen.to(tl.int32), axis=1) - 1
+    at = row.to(tl.int64)[:, None] * TOP_K + place
+    mask = chosen & (row < num_rows)[:, None]
+    tl.store(ids_ptr + at, tl.broadcast_to(expert[None, :], chosen.shape), mask=mask)
+    tl.store(weights_ptr + at, scores * scale, mask=mask)
+
+
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
+def route_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,
+    bias_ptr,
+    ids_ptr,
+    weights_ptr,
+    num_rows,
     num_experts,
     group_size,
     scale,
+    BIASED: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
     TOP_K: tl.constexpr,
     TOPK_GROUPS: tl.constexpr,
-    RENORMALIZE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
 ):
-    """One row a program. TOPK_GROUPS 0: no group limit."""
-    row = tl.program_id(0).to(tl.int64)
-    expert = tl.arange(0, BLOCK_E)
-    inside = expert < num_experts
-    logits = tl.load(logits_ptr + row * num_experts + expert, mask=inside, other=float("-inf"))
-    scores = tl.exp(logits.to(tl.float32) - tl.max(logits.to(tl.float32), axis=0))
-    scores = scores / tl.sum(scores, axis=0)
-    # What is chosen by: NaN below every score, then what is taken, then what is no expert, so that
-    # TOP_K distinct experts come out of any input.
-    key = tl.where(inside, tl.where(scores >= 0.0, scores, -0.5), -2.0)
-    if TOPK_GROUPS > 0:
-        # A group counts as its best expert: the best expert outside the kept groups names the next.
-        left = key
-        kept = expert < 0
-        for _ in tl.static_range(TOPK_GROUPS):
-            best = tl.argmax(left, axis=0)
-            member = (expert // group_size) == (best // group_size)
-            kept = kept | member
-            left = tl.where(member & inside, -1.0, left)
-        scores = tl.where(kept, scores, 0.0)
-        key = tl.where(inside & (kept == 0), 0.0, key)
-    chosen = expert < 0
-    for _ in tl.static_range(TOP_K):
-        best = tl.argmax(key, axis=0)
-        chosen = chosen | (expert == best)
-        key = tl.where(expert == best, -1.0, key)
-    place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
-    if RENORMALIZE:
-        scores = scores / tl.sum(tl.where(chosen, scores, 0.0), axis=0)
-    tl.store(ids_ptr + row * TOP_K + place, expert, mask=chosen)
-    tl.store(weights_ptr + row * TOP_K + place, scores * scale, mask=chosen)
+    """One row a program."""
+    row = tl.program_id(0) + tl.arange(0, 1)
+    expert, inside = experts_of_columns(num_experts, group_size, GROUPS, SIZE)
+    at = row.to(tl.int64)[:, None] * num_experts + expert[None, :]
+    logits = tl.load(logits_ptr + at, mask=inside[None, :], other=0.0).to(tl.float32)
+    choose(
+        logits,
+        row,
+        num_rows,
+        expert,
+        inside,
+        bias_ptr,
+        scale,
+        ids_ptr,
+        weights_ptr,
+        BIASED,
+        SIGMOID,
+        RENORMALIZE,
+        TOP_K,
+        TOPK_GROUPS,
+        GROUPS,
+        SIZE,
+    )
 
 
-def route_softmax_topk(
-    logits_NE: Tensor,
-    top_k: int,
-    renormalize: bool,
-    scale: float,
-    *,
-    num_groups: int = 0,
-    topk_groups: int = 0,
+def settings_of(rule: RouteRule, num_experts: int, biased: bool) -> dict[str, Any]:
+    """The compile-time arguments of `choose` for a rule."""
+    rule.check(num_experts)
+    groups = max(rule.num_groups, 1)
+    return {
+        "BIASED": biased,
+        "SIGMOID": rule.scoring == "sigmoid",
+        "RENORMALIZE": rule.renormalize,
+        "TOP_K": rule.top_k,
+        "TOPK_GROUPS": rule.topk_groups if rule.num_groups else 0,
+        "GROUPS": triton.next_power_of_2(groups),
+        "SIZE": triton.next_power_of_2(num_experts // groups),
+    }
+
+
+def empty_choices(num_rows: int, top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """ids_NK int32 and weights_NK float32 for a kernel to fill."""
+    ids_NK = torch.empty((num_rows, top_k), dtype=torch.int32, device=device)
+    return ids_NK, torch.empty((num_rows, top_k), dtype=torch.float32, device=device)
+
+
+def route(
+    logits_NE: Tensor, rule: RouteRule, bias_E: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """ids_NK int32, ascending, and weights_NK float32; see `Ops.route_softmax_topk`."""
+    """ids_NK int32, ascending, and weights_NK float32; see `Ops.route`."""
     num_rows, num_experts = logits_NE.shape
-    assert 0 < top_k <= num_experts, f"{top_k=} {num_experts=}"
-    assert topk_groups <= num_groups, f"{topk_groups=} {num_groups=}"
-    assert not num_groups or num_experts % num_groups == 0, f"{num_experts=} {num_groups=}"
-    ids_NK = torch.empty((num_rows, top_k), dtype=torch.int32, device=logits_NE.device)
-    weights_NK = torch.empty((num_rows, top_k), dtype=torch.float32, device=logits_NE.device)
+    settings = settings_of(rule, num_experts, bias_E is not None)
+    ids_NK, weights_NK = empty_choices(num_rows, rule.top_k, logits_NE.device)
     if num_rows:
-        block = triton.next_power_of_2(num_experts)
         # Triton launches on the current device, which need not be that of the tensor.
         with torch.cuda.device_of(logits_NE):
             route_kernel[(num_rows,)](
                 logits_NE.contiguous(),
+                ids_NK if bias_E is None else bias_E,
                 ids_NK,
                 weights_NK,
+                num_rows,
                 num_experts,
-                num_experts // max(num_groups, 1),
-                scale,
-                TOP_K=top_k,
-                TOPK_GROUPS=topk_groups if num_groups else 0,
-                RENORMALIZE=renormalize,
-                BLOCK_E=block,
-                num_warps=1 if block <= 256 else 4,
+                num_experts // max(rule.num_groups, 1),
+                rule.scale,
+                num_warps=1 if settings["GROUPS"] * settings["SIZE"] <= 256 else 4,
+                **settings,
             )
     return ids_NK, weights_NK

@@ -5,15 +5,21 @@ Clear before fast. Rows are independent in meaning; their last bits may vary wit
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 
 import torch
-from janus_hpc.kernels.ops import PackedExperts, PackedLinear
-from janus_hpc.kernels.route import route_softmax_topk
+from janus_hpc.kernels.balance import balance
+from janus_hpc.kernels.ops import PackedExperts, PackedLinear, RouteRule
+from janus_hpc.kernels.route import route
+from janus_hpc.kernels.slot_map import Balanced, SlotMap
 from torch import Tensor
 
 # The combine's quanta: see `Ops.experts`.
 QUANTUM_BITS = 38
 MAX_SCORES = 1 << 26
+
+GateFn = Callable[[Tensor, PackedLinear, RouteRule, Tensor | None], tuple[Tensor, Tensor]]
+ExpertsFn = Callable[[Tensor, Tensor, Tensor, PackedExperts, Tensor], None]
 
 
 class TorchOps:
@@ -24,15 +30,21 @@ class TorchOps:
     def __init__(self, device: torch.device, why: str = "") -> None:
         self.device = device
         self.why = why
-        self._route = route_softmax_topk
+        self._route = route
+        self._gate: GateFn | None = None
+        self._experts: ExpertsFn | None = None
+        self._balance_aebs: Callable[[Tensor, SlotMap], Balanced] | None = None
         if device.type == "cuda":
             if importlib.util.find_spec("triton"):
-                self._route = importlib.import_module(
-                    "janus_hpc.kernels.route_triton"
-                ).route_softmax_topk
+                self._balance_aebs = importlib.import_module(
+                    "janus_hpc.kernels.balance_triton"
+                ).balance_aebs
+                self._route = importlib.import_module("janus_hpc.kernels.route_triton").route
+                self._gate = importlib.import_module("janus_hpc.kernels.gate_triton").gate
+                self._experts = importlib.import_module("janus_hpc.kernels.experts_triton").experts
                 self.name = "torch+triton"
             else:
-                self.why = why or "triton is not installed: the gate runs in plain torch"
+                self.why = why or "triton is not installed: gate and experts run in plain torch"
 
     def packed_numel(self, num_out: int, num_in: int) -> int:
         return num_out * num_in
@@ -73,6 +85,9 @@ class TorchOps:
         packed: PackedExperts,
         out_TD: Tensor,
     ) -> None:
+        if self._experts is not None:
+            self._experts(x_TD, slots_TJ, weights_TJ, packed, out_TD)
+            return
         dtype = packed.down.dtype
         gate_up = packed.gate_up.view(packed.num_slots, 2, packed.inter, packed.hidden)
         down = packed.down.view(packed.num_slots, packed.hidden, packed.inter)
@@ -90,6 +105,11 @@ class TorchOps:
             carry_R1 = carry_T1[rows]
             # A row takes a slot once, so no two terms of this call meet in one sum.
             out_TD[rows] += (v_RD + carry_R1) - carry_R1
+
+    def balance(self, ids_TJ: Tensor, slot_map: SlotMap, policy: str, draw: int) -> Balanced:
+        if policy == "aebs" and self._balance_aebs is not None:
+            return self._balance_aebs(ids_TJ, slot_map)
+        return balance(ids_TJ, slot_map, policy, draw)
 
     def paged_attention(
         self,
@@ -139,24 +159,17 @@ class TorchOps:
     def silu_mul(self, gate_TI: Tensor, up_TI: Tensor) -> Tensor:
         return torch.nn.functional.silu(gate_TI) * up_TI
 
-    def route_softmax_topk(
-        self,
-        logits_TE: Tensor,
-        top_k: int,
-        renormalize: bool,
-        scale: float,
-        *,
-        num_groups: int = 0,
-        topk_groups: int = 0,
+    def route(
+        self, logits_TE: Tensor, rule: RouteRule, bias_E: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        return self._route(
-            logits_TE,
-            top_k,
-            renormalize,
-            scale,
-            num_groups=num_groups,
-            topk_groups=topk_groups,
-        )
+        return self._route(logits_TE, rule, bias_E)
+
+    def gate(
+        self, x_TD: Tensor, router: PackedLinear, rule: RouteRule, bias_E: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self._gate is not None:
+            return self._gate(x_TD, router, rule, bias_E)
+        return self.route(self.linear(x_TD.float(), router), rule, bias_E)
 
 
 def _matmul(x_TK: Tensor, w_NK: Tensor) -> Tensor:

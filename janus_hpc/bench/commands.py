@@ -1,7 +1,6 @@
 """`janus-hpc bench`: measurements as sub-commands, printed as JSON."""
 
 import json
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,38 +8,32 @@ from typing import Any
 import click
 
 from janus_hpc import config
-from janus_hpc.bench.shapes import shape_config
+from janus_hpc.bench.balance_command import balance
+from janus_hpc.bench.kernel_commands import experts, kernels
+from janus_hpc.bench.lists import names, sizes
 from janus_hpc.cli_options import run_options
 from janus_hpc.cli_world import start_world
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv, threads_per_rank
 from janus_hpc.models.config_file import ConfigFile
+from janus_hpc.models.shapes import shape_config
 from janus_hpc.planner.cost_table import read_table
 
 # What a prompts file or results would be needed for.
 NOT_HERE = (
     "prompts", "model", "output", "split", "strict", "fresh", "overwrite", "retry_failed",
-    "max_tokens", "temperature", "seed", "max_context",
+    "max_tokens", "temperature", "seed", "max_context", "batch_rows", "rebalance", "trace",
 )  # fmt: skip
-
-
-def _sizes(text: str, option: str = "--batch") -> list[int]:
-    sizes = text.split(",")
-    if not all(size.isdigit() and int(size) > 0 for size in sizes):
-        raise UsageError(f"{option}: expected numbers such as 1,8,32, got {text!r}")
-    return [int(size) for size in sizes]
-
-
-def _names(text: str, option: str, known: Sequence[str]) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"{option}: {unknown[0]!r} is unknown; known are {', '.join(known)}")
-    return names
 
 
 @click.group()
 def bench() -> None:
     """Measure speed on this machine."""
+
+
+bench.add_command(balance)
+bench.add_command(experts)
+bench.add_command(kernels)
 
 
 @bench.command()
@@ -91,7 +84,7 @@ def e2e(
             E2eOptions(
                 config_values=values,
                 model_dir=model_dir,
-                batches=_sizes(batch),
+                batches=sizes(batch, "--batch"),
                 splits=splits.split(","),
                 num_prompt_tokens=prompt_tokens,
                 num_new_tokens=new_tokens,
@@ -137,7 +130,7 @@ def e2e(
 @click.pass_obj
 def exchange(env: LaunchEnv, /, **given: Any) -> int:
     """Dispatch + combine of each kind of exchange, without computing between: time and bytes."""
-    tokens = _sizes(given["tokens"], "--tokens")
+    tokens = sizes(given["tokens"], "--tokens")
     if given["top_k"] > given["experts"]:
         raise UsageError(f"--top-k {given['top_k']}: more than --experts {given['experts']}")
     inters = given["inter"].split(",")
@@ -155,9 +148,9 @@ def exchange(env: LaunchEnv, /, **given: Any) -> int:
     from janus_hpc.comm.make import CHUNK_BYTES, KINDS
 
     options = ExchangeOptions(
-        kinds=_names(given["kinds"], "--kinds", KINDS),
-        gates=_names(given["gates"], "--gates", GATES),
-        inters=_names(given["inter"], "--inter", INTERS),
+        kinds=names(given["kinds"], "--kinds", KINDS),
+        gates=names(given["gates"], "--gates", GATES),
+        inters=names(given["inter"], "--inter", INTERS),
         splits=given["splits"].split(","),
         tokens=tokens,
         hidden=given["hidden"],

@@ -17,8 +17,9 @@ from janus_hpc.bench.memory_rows import MemoryRows
 from janus_hpc.bench.peer import EXPERT_KINDS, TransformersPeer
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
-from janus_hpc.engine.device import choose_device_kind
+from janus_hpc.engine.device import choose_device_kind, room_bytes
 from janus_hpc.engine.parts import Part, RunHooks, load_part
+from janus_hpc.engine.placing import choose_placement
 from janus_hpc.engine.prepare import choose_split
 from janus_hpc.engine.setup import make_setup
 from janus_hpc.launch import LaunchEnv
@@ -70,20 +71,26 @@ def _load(
     spec = spec_of(ConfigFile(options.model_dir or Path("shape"), options.config_values))
     split, _ = choose_split(split_text, spec, world.world_size)
     topology = world.topology(assign_roles(split, list(world.node_ids)))
+    device_kind = choose_device_kind(options.run.device)
     dtype = spec.stored_dtype if options.run.dtype == "auto" else options.run.dtype
     reader: Reader = RandomWeights(0, getattr(torch, dtype))
     if options.model_dir is not None:
         reader = Checkpoint(options.model_dir)
+    room = min(world.allgather(room_bytes(device_kind, world.local_rank, world.num_local)))
+    expert_nodes = [world.node_ids[its] for its in topology.expert_ranks]
+    itemsize = getattr(torch, dtype).itemsize
+    placement, _ = choose_placement(options.run, spec, expert_nodes, room, itemsize)
     setup = make_setup(
         world=world,
         env=env,
         topology=topology,
         spec=spec,
         reader=reader,
-        device_kind=choose_device_kind(options.run.device),
+        device_kind=device_kind,
         dtype=dtype,
         max_context=options.num_prompt_tokens + options.num_new_tokens,
         config=options.run,
+        placement=placement,
     )
     part = load_part(setup)
     facts = {
@@ -92,6 +99,9 @@ def _load(
         "kernels": setup.ops.name,
         "device": str(setup.device),
         "dtype": dtype,
+        "slots": placement.num_slots,
+        "placement": placement.kind,
+        "balance": options.run.balance,
         **part.joined.facts(),
     }
     return part, facts

@@ -181,13 +181,12 @@ def _link(setting: Setting) -> str:
 
 def _make(world: World, options: ExchangeOptions, setting: Setting, kind: str) -> Exchange:
     topology = setting.topology
-    placement = contiguous_experts(options.num_experts, len(topology.expert_ranks))
     return make_exchange(
         world,
         topology,
         kind=kind,
         gate=setting.gate,
-        rules=GateRules(top_k=options.top_k, placement=placement),
+        rules=GateRules(top_k=options.top_k),
         inter=setting.inter,
         hidden=options.hidden,
         row_dtype=options.row_dtype,
@@ -206,7 +205,7 @@ def _load(options: ExchangeOptions, topology: Topology, num_tokens: int) -> Load
         hidden=options.hidden,
         row_dtype=options.row_dtype,
         top_k=options.top_k,
-        num_experts=options.num_experts,
+        placement=contiguous_experts(options.num_experts, len(topology.expert_ranks)),
     )
 
 
@@ -268,7 +267,7 @@ def _minimum(options: ExchangeOptions, setting: Setting, kind: str, load: Load) 
         return 0
     routed_AE = None
     if setting.gate == "agate":
-        routed_AE = load.routed(contiguous_experts(options.num_experts, len(topology.expert_ranks)))
+        routed_AE = load.routed()
     return minimum_bytes(
         topology,
         kind,

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,14 +18,16 @@ from janus_hpc.topology import Topology
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a step carries. num_tokens[a]: tokens of attention role rank a, over all microbatches."""
+    """What a step carries. num_tokens[a]: tokens of attention role rank a, over all microbatches;
+    placement[e]: experts of expert role rank e, contiguous and ascending.
+    """
 
     num_tokens: Sequence[int]
     num_microbatches: int
     hidden: int
     row_dtype: torch.dtype
     top_k: int
-    num_experts: int
+    placement: Sequence[range]
 
     def microbatch_tokens(self, attention: int) -> tuple[int, ...]:
         """Tokens of an attention rank in each microbatch: spread evenly, the first ones larger."""
@@ -35,19 +36,22 @@ class Load:
     def expert_ids(self, attention: int) -> Tensor:
         """ids_TK int32: K different experts a token, uniform, ascending; alike on all ranks."""
         generator = torch.Generator().manual_seed(attention)
-        size = (self.num_tokens[attention], self.num_experts)
+        size = (self.num_tokens[attention], self.placement[-1].stop)
         choices_TK = torch.rand(size, generator=generator).argsort(dim=1)[:, : self.top_k]
         return choices_TK.sort(dim=1).values.int()
 
-    def routed(self, placement: Sequence[range]) -> list[list[int]]:
+    def owners(self, ids_TK: Tensor) -> Tensor:
+        """The expert role rank of each choice, int32."""
+        starts = torch.tensor([experts.start for experts in self.placement])
+        return torch.searchsorted(starts, ids_TK.long(), right=True).int() - 1
+
+    def routed(self) -> list[list[int]]:
         """routed_AE: rows of attention rank a for the experts of expert rank e."""
-        starts = np.array([experts.start for experts in placement])
-        rows = []
-        for attention in range(len(self.num_tokens)):
-            ids = self.expert_ids(attention).numpy().ravel()
-            owners = np.searchsorted(starts, ids, side="right") - 1
-            rows.append(np.bincount(owners, minlength=len(starts)).tolist())
-        return rows
+        every_owner = [
+            self.owners(self.expert_ids(attention)) for attention in range(len(self.num_tokens))
+        ]
+        num_ranks = len(self.placement)
+        return [its.flatten().bincount(minlength=num_ranks).tolist() for its in every_owner]
 
 
 class LayerTimer:
@@ -86,7 +90,7 @@ class LayerTimer:
         if self._exchange.gate == "agate":
             ids_TK = load.expert_ids(attention)
             self._routing = [
-                Routing(ids, torch.full(ids.shape, 1 / load.top_k))
+                Routing(ids, torch.full(ids.shape, 1 / load.top_k), load.owners(ids))
                 for ids in ids_TK.split(list(sizes))
             ]
         return StepHeader(sum(sizes), microbatch_tokens=sizes)

@@ -70,10 +70,15 @@ class StepHeader:
 
 @dataclass(frozen=True)
 class Routing:
-    """What the gate chose for T tokens: ids_TK int32, ascending in a row, and weights_TK float32."""
+    """What the gate chose for T tokens: ids_TK int32, ascending in a row, and weights_TK float32.
+
+    owners_TK int32, where rows are to travel to the experts: the expert role rank that serves each
+    choice, which has a replica of its expert.
+    """
 
     ids_TK: Tensor
     weights_TK: Tensor
+    owners_TK: Tensor | None = None
 
 
 @dataclass(frozen=True)

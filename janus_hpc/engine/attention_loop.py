@@ -18,7 +18,7 @@ from janus_hpc.engine.interleave import Interleaved
 from janus_hpc.engine.order import exchange_order
 from janus_hpc.engine.tallies import Tallies
 from janus_hpc.engine.tokens import build_tokens
-from janus_hpc.experts.gate import Gate
+from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.kvcache import KVCache
 from janus_hpc.models.attention_model import AttentionModel
 from janus_hpc.sampling.sampler import NO_TOKEN, choose
@@ -33,7 +33,7 @@ class RowSource(Protocol):
 
 
 class AttentionLoop:
-    """One attention (or colocated) rank's run over the pending rows."""
+    """One attention (or colocated) rank's run over the rows of a batch; adds to `tallies`."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class AttentionLoop:
         batcher: Batcher[ActiveSample],
         exchange: Exchange,
         num_microbatches: int,
-        gate: Gate | None,
+        gate: RoutedGate | None,
         claims: ClaimQueue,
         rows: RowSource,
         record: Callable[[RowResult], None],
@@ -51,6 +51,7 @@ class AttentionLoop:
         stop_asked: Callable[[], bool],
         on_step: Callable[[list[StepHeader]], None],
         note: Callable[[str], None],
+        tallies: Tallies,
     ) -> None:
         self.model = model
         self.cache = cache
@@ -65,7 +66,7 @@ class AttentionLoop:
         self.stop_asked = stop_asked
         self.on_step = on_step
         self.note = note
-        self.tallies = Tallies()
+        self.tallies = tallies
 
     def run(self) -> list[StepHeader]:
         """Until every attention rank is done or a stop was agreed on. Returns the last step's headers."""

@@ -1,18 +1,16 @@
 """From the plan to this rank's part of the model: which weights it reads, and into whose memory.
 
-What several ranks of a node need (attention weights, gates) is read once a node into shared memory; experts
-are read by their own rank alone. Branches on nothing: the caller says which part it wants.
+What several ranks of a node need (attention weights, gates) is read once a node into shared memory. Branches
+on nothing: the caller says which part it wants.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
 import torch
 
 from janus_hpc.comm.shared_weights import NodeShared
-from janus_hpc.experts.activity import ExpertActivity
-from janus_hpc.experts.expert_model import ExpertModel
 from janus_hpc.experts.gate import Gate
 from janus_hpc.kernels.ops import Ops
 from janus_hpc.layers.source import Reader, SizingSource, SlabSource, WeightSource
@@ -46,23 +44,6 @@ def build_gate(
     # Routers decide: they are kept in float32 whatever the model's dtype.
     make = partial(Gate, spec, ops)
     return _shared_build(make, ops, reader, shared, torch.float32, device)
-
-
-def build_experts(
-    spec: ModelSpec,
-    ops: Ops,
-    reader: Reader,
-    gate: Gate,
-    dtype: torch.dtype,
-    device: torch.device,
-    placement: Sequence[range],
-    expert_rank: int,
-) -> ExpertModel:
-    """The experts of one expert rank."""
-    activity = ExpertActivity(spec.sparse_layers, spec.moe.num_experts, placement)
-    model = ExpertModel(spec, ops, gate, placement[expert_rank], activity)
-    model.load(reader, dtype, device)
-    return model
 
 
 def _shared_build(

@@ -46,6 +46,16 @@ def kv_budget_bytes(
     return int(max(host_bytes / ranks_sharing - weight_bytes, 0) * CPU_KV_SHARE)
 
 
+def room_bytes(kind: str, local_rank: int, num_local: int) -> int:
+    """This rank's share of the memory that is free where its tensors will live; ask before loading."""
+    if kind == "cpu":
+        return int(min(_available_bytes(), _cgroup_room_bytes()) / num_local)
+    count = torch.cuda.device_count()
+    free_bytes, _ = torch.cuda.mem_get_info(local_rank % count)
+    sharing = len(range(local_rank % count, num_local, count))
+    return int(free_bytes / sharing)
+
+
 def _cgroup_room_bytes() -> float:
     """What the memory limits of this process's control groups leave (Slurm's --mem); inf without a limit."""
     room = float("inf")

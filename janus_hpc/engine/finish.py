@@ -8,20 +8,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import janus_hpc
 from janus_hpc.comm.world import World
+from janus_hpc.engine.account import Account
+from janus_hpc.engine.answer import Answered
 from janus_hpc.engine.parts import Part
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
 from janus_hpc.errors import ExitCode, JanusError
-from janus_hpc.experts.activity import ExpertActivity, over_ranks
+from janus_hpc.experts.activity import ExpertActivity
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.results.manifest import load_manifest
 from janus_hpc.results.merge import MergeReport, merge
-from janus_hpc.results.stats import BatchStats, LayerStats, RunStats
+from janus_hpc.results.stats import LayerStats, RunStats
+from janus_hpc.routing.trace_file import write_trace
 from janus_hpc.rows.index import InputIndex
 
 log = logging.getLogger(__name__)
@@ -35,24 +36,22 @@ def finish_run(
     plan: RunPlan,
     setup: EngineSetup,
     part: Part,
-    seconds: float,
-    stopped: bool,
+    answered: Answered,
 ) -> ExitCode:
     """Merge on rank 0 and return the exit code on every rank. Collective over the world.
 
     Errors: JournalError or JanusError from rank 0 on every rank; the journals stay for another try.
     """
-    collected = world.gather((part.tallies, part.activity))
-    stopped = any(world.allgather(stopped))
-    if stopped:
+    if answered.stopped:
         if world.world_rank == 0:
             log.warning("stopped by a signal; the same command resumes from %s", plan.run_dir)
         return ExitCode.INTERRUPTED
     error: Exception | None = None
     code = ExitCode.OK
-    if collected is not None:
+    if answered.account is not None:
         try:
-            code = _merge(world, env, plan, setup, part, collected, seconds)
+            provenance = _provenance(world, env, plan, setup, part)
+            code = _merge(plan, answered.account, answered.seconds, provenance)
         except JanusError as problem:
             error = problem
         except Exception as problem:  # every rank must learn of it
@@ -63,22 +62,14 @@ def finish_run(
     return agreed
 
 
-def _merge(
-    world: World,
-    env: LaunchEnv,
-    plan: RunPlan,
-    setup: EngineSetup,
-    part: Part,
-    collected: list[tuple[Tallies, ExpertActivity | None]],
-    seconds: float,
-) -> ExitCode:
-    tallies = [its for its, _ in collected]
-    activity = over_ranks([its for _, its in collected if its is not None])
+def _merge(plan: RunPlan, account: Account, seconds: float, provenance: dict[str, Any]) -> ExitCode:
     manifest = load_manifest(plan.run_dir)
     stats = RunStats(
-        batches=[_batch_stats(plan, part, tallies, seconds)],
-        layers=None if activity is None else _layer_stats(activity),
+        batches=account.batches,
+        layers=None if account.activity is None else _layer_stats(account.activity),
         launches=[] if manifest is None else manifest.launches,
+        placements=account.placements,
+        routing=account.trace,
     )
     started_s = time.monotonic()
     report = merge(
@@ -86,11 +77,15 @@ def _merge(
         plan.output,
         plan.num_rows,
         plan.fingerprint,
-        _provenance(world, env, plan, setup, part),
+        provenance,
         stats=stats,
         chat=InputIndex.open(plan.index_path).chat,
     )
-    _report(plan, report, tallies, seconds, time.monotonic() - started_s)
+    _report(plan, report, account.tallies, seconds, time.monotonic() - started_s)
+    if plan.config.trace is not None and account.trace is not None:
+        path, model = Path(plan.config.trace), str(plan.model_dir.resolve())
+        write_trace(path, account.trace, model=model, created=int(time.time()))
+        log.info("routing trace: %s", path)
     try:
         shutil.rmtree(plan.run_dir)
     except OSError as error:
@@ -114,27 +109,13 @@ def _report(
     )
 
 
-def _batch_stats(plan: RunPlan, part: Part, tallies: list[Tallies], seconds: float) -> BatchStats:
-    tokens = sum(its.tokens_generated for its in tallies)
-    steps = sum(its.num_decode_steps for its in tallies)
-    decode_s = sum(its.decode_s for its in tallies)
-    return BatchStats(
-        plan=plan.split_why,
-        split=str(plan.split),
-        exchange=part.joined.kind,
-        num_rows=plan.num_rows - plan.num_resumed,
-        num_tokens=tokens,
-        seconds=seconds,
-        tpot_s=decode_s / steps if steps else float("nan"),
-    )
-
-
 def _layer_stats(activity: ExpertActivity) -> LayerStats:
     return LayerStats(
-        expert_activations=activity.tokens_LE,
-        a_max_mean=activity.a_max_mean(),
-        a_max_max=activity.a_max_max_L,
-        num_steps=int(np.max(activity.num_passes_L, initial=0)),
+        expert_activations=activity.tokens_LE.numpy(),
+        a_max_mean=activity.a_max_mean().numpy(),
+        a_max_max=activity.a_max_max_L.numpy(),
+        activated_mean=activity.activated_mean().numpy(),
+        num_steps=max(activity.num_passes_L, default=0),
     )
 
 
@@ -161,6 +142,11 @@ def _provenance(
         **part.joined.facts(),
         "kernels": setup.kernels,
         "kernels_why": setup.kernels_why,
+        "slots": plan.placement.num_slots,
+        "slots_why": plan.slots_why,
+        "placement": plan.placement.kind,
+        "placement_why": plan.placement.why,
+        "balance": config.balance,
         "device": str(setup.device),
         "kv_bytes": setup.kv_bytes,
     }

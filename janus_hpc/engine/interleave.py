@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from janus_hpc.comm.exchange import Exchange
-from janus_hpc.experts.gate import Gate
+from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.models.attention_model import Away, Forward
 
 
 def send_tokens(
-    exchange: Exchange, gate: Gate | None, layer: int, microbatch: int, x_TD: torch.Tensor
+    exchange: Exchange, gate: RoutedGate | None, layer: int, microbatch: int, x_TD: torch.Tensor
 ) -> None:
     """Send x_TD, routed by `gate` where the exchange wants that: there it may not be None."""
     if exchange.gate == "agate":
@@ -31,7 +31,7 @@ class Interleaved:
         self,
         streams: Sequence[Forward],
         exchange: Exchange,
-        gate: Gate | None,
+        gate: RoutedGate | None,
         note: Callable[[str], None],
     ) -> None:
         self.streams = streams

@@ -17,21 +17,30 @@ from janus_hpc.engine.setup import EngineSetup, use_threads
 from janus_hpc.engine.warmup import attention_layers, exchange_round_s, expert_layers, seconds_each
 from janus_hpc.errors import UsageError
 from janus_hpc.experts.expert_model import ExpertModel
-from janus_hpc.experts.gate import Gate
+from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.kvcache import KVCache
 from janus_hpc.models.attention_model import AttentionModel
 from janus_hpc.planner.pingpong import StageTimes, choose_microbatches
-from janus_hpc.topology import Role, contiguous_experts
+from janus_hpc.topology import Role
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What this rank holds of the model; None for what its role does not need."""
+    """What this rank holds of the model; None for what its role does not need.
+
+    `gate`: where tokens are routed on the attention side, its gate.
+    """
 
     model: AttentionModel | None = None
     cache: KVCache | None = None
-    gate: Gate | None = None
+    gate: RoutedGate | None = None
     experts: ExpertModel | None = None
+
+    def reset(self) -> None:
+        """Forget what was computed to warm up."""
+        for its in (self.experts, self.gate):
+            if its is not None:
+                its.reset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +94,7 @@ def join(setup: EngineSetup, loaded: Loaded, crossing: Crossing) -> Joined:
     microbatches, exchange = _settle(setup, loaded, crossing)
     with torch.inference_mode():
         round_s = _round_s(setup, loaded, exchange, crossing.num_tokens)
+    loaded.reset()
     return Joined(
         exchange=exchange,
         crossing=crossing,
@@ -134,8 +144,6 @@ def _join(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exch
 
 
 def _make(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exchange:
-    num_expert_ranks = len(setup.topology.expert_ranks)
-    placement = contiguous_experts(setup.spec.moe.num_experts, num_expert_ranks)
     return make_exchange(
         setup.world,
         setup.topology,
@@ -146,7 +154,7 @@ def _make(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exch
         timeout_s=setup.config.comm_timeout_s,
         num_microbatches=num_microbatches,
         gate=setup.config.gate,
-        rules=GateRules(top_k=setup.spec.moe.top_k, placement=placement),
+        rules=GateRules(top_k=setup.spec.moe.top_k),
         inter=crossing.inter,
         inter_why=crossing.inter_why,
         chosen_why=crossing.why,
@@ -173,8 +181,6 @@ def _measure(
         experts_s.append(_experts_s(setup, loaded, half))
         world.barrier()
         exchange_s = [_round_s(setup, loaded, exchange, tokens) for tokens in (whole, half)]
-    if loaded.experts is not None:
-        loaded.experts.activity.clear()
     mine = (*attention_s, *experts_s, *exchange_s)
     slowest = [max(of_ranks) for of_ranks in zip(*world.allgather(mine), strict=True)]
     return StageTimes(

@@ -1,6 +1,6 @@
 """What a rank does in a run, by its role: the one place that branches on it.
 
-Every part has the same face: `run` until the pending rows are done or a stop is agreed on.
+Every part has the same face: `run` until the rows of a batch are done or a stop is agreed on.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,20 @@ from janus_hpc.comm.shared_weights import NodeShared
 from janus_hpc.core import RowResult
 from janus_hpc.engine.active import ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop, RowSource
-from janus_hpc.engine.build import build_attention, build_experts, build_gate
+from janus_hpc.engine.build import build_attention, build_gate
 from janus_hpc.engine.claims import ClaimQueue, RowIds
 from janus_hpc.engine.crossing import choose_crossing
 from janus_hpc.engine.expert_loop import run_expert, serve_layer
 from janus_hpc.engine.join import Joined, Loaded, join
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
-from janus_hpc.experts.activity import ExpertActivity
+from janus_hpc.experts.balancer import Balancer
 from janus_hpc.experts.expert_model import ExpertModel
 from janus_hpc.experts.gate import Gate
+from janus_hpc.experts.route_sampler import RouteSampler
+from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.kvcache import BlockPool, KVCache, num_blocks_for
 from janus_hpc.models.attention_model import AttentionModel
-from janus_hpc.topology import contiguous_experts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +49,28 @@ class Part(Protocol):
     def joined(self) -> Joined: ...
 
     @property
-    def activity(self) -> ExpertActivity | None: ...
+    def loaded(self) -> Loaded: ...
 
     @property
     def tallies(self) -> Tallies: ...
 
-    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
-        """The last step's headers; empty where this rank takes no part. Collective over active ranks."""
+    def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
+        """Answer a batch of rows; the last step's headers, empty where this rank takes no part.
+
+        Collective over active ranks.
+        """
         ...
 
 
 class ParkedPart:
     """Held but unused: waits for the others."""
 
-    activity = None
-
-    def __init__(self, joined: Joined) -> None:
+    def __init__(self, joined: Joined, loaded: Loaded) -> None:
         self.joined = joined
+        self.loaded = loaded
         self.tallies = Tallies()
 
-    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
+    def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         return []
 
 
@@ -78,17 +81,18 @@ class ExpertPart:
         self,
         setup: EngineSetup,
         joined: Joined,
+        loaded: Loaded,
         exchange: Exchange,
         experts: ExpertModel,
     ) -> None:
         self.setup = setup
         self.joined = joined
+        self.loaded = loaded
         self.exchange = exchange
         self.experts = experts
-        self.activity = experts.activity
         self.tallies = Tallies()
 
-    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
+    def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         note = _noter(self.setup)
         with torch.inference_mode():
             return run_expert(
@@ -108,24 +112,22 @@ class AttentionPart:
         self,
         setup: EngineSetup,
         joined: Joined,
+        loaded: Loaded,
         exchange: Exchange,
         model: AttentionModel,
         cache: KVCache,
-        gate: Gate | None,
-        activity: ExpertActivity | None,
         while_away: Callable[[int, int], None],
     ) -> None:
         self.setup = setup
         self.joined = joined
+        self.loaded = loaded
         self.exchange = exchange
         self.model = model
         self.cache = cache
-        self.gate = gate
-        self.activity = activity
         self.while_away = while_away
         self.tallies = Tallies()
 
-    def run(self, pending_rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
+    def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         config = self.setup.config
         batcher: Batcher[ActiveSample] = Batcher(
             BlockPool(self.cache.num_blocks),
@@ -141,16 +143,16 @@ class AttentionPart:
             batcher=batcher,
             exchange=self.exchange,
             num_microbatches=self.joined.microbatches.num,
-            gate=self.gate,
-            claims=ClaimQueue(pending_rows, role_rank),
+            gate=self.loaded.gate,
+            claims=ClaimQueue(rows, role_rank),
             rows=hooks.make_rows(batcher.capacity_tokens),
             record=hooks.record,
             while_away=self.while_away,
             stop_asked=hooks.stop_asked,
             on_step=hooks.on_step,
             note=_noter(self.setup),
+            tallies=self.tallies,
         )
-        self.tallies = loop.tallies
         with torch.inference_mode():
             return loop.run()
 
@@ -162,19 +164,18 @@ def load_part(setup: EngineSetup) -> Part:
     loaded = _load(setup)
     joined = join(setup, loaded, crossing)
     if joined.exchange is None:
-        return ParkedPart(joined)
+        return ParkedPart(joined, loaded)
     model, cache, experts = loaded.model, loaded.cache, loaded.experts
     if model is None or cache is None:
         assert experts is not None, f"{role=}"
-        return ExpertPart(setup, joined, joined.exchange, experts)
+        return ExpertPart(setup, joined, loaded, joined.exchange, experts)
     return AttentionPart(
         setup,
         joined,
+        loaded,
         joined.exchange,
         model,
         cache,
-        loaded.gate,
-        None if experts is None else experts.activity,
         partial(_serve_own, joined.exchange, experts),
     )
 
@@ -185,22 +186,53 @@ def _load(setup: EngineSetup) -> Loaded:
     shared = NodeShared(setup.world, role.value)
     model: AttentionModel | None = None
     cache: KVCache | None = None
-    gate: Gate | None = None
+    gate: RoutedGate | None = None
     experts: ExpertModel | None = None
     if role.does_attention:
         model = build_attention(
             spec, ops, reader, shared, setup.dtype, setup.device, setup.max_context
         )
         cache = _cache(setup)
-    if role.does_experts or (role.does_attention and setup.config.gate == "agate"):
-        gate = build_gate(spec, ops, reader, shared, setup.device)
-    if role.does_experts:
-        assert gate is not None
-        ranks = setup.topology.expert_ranks
-        placement = contiguous_experts(spec.moe.num_experts, len(ranks))
-        own = ranks.index(setup.world.world_rank)
-        experts = build_experts(spec, ops, reader, gate, setup.dtype, setup.device, placement, own)
+    routes_here = role.does_attention and setup.config.gate == "agate"
+    if role.does_experts or routes_here:
+        plain_gate = build_gate(spec, ops, reader, shared, setup.device)
+        if routes_here:
+            gate = RoutedGate(plain_gate, _balancer(setup), _sampler(setup))
+        if role.does_experts:
+            experts = _experts(setup, plain_gate)
     return Loaded(model=model, cache=cache, gate=gate, experts=experts)
+
+
+def _experts(setup: EngineSetup, gate: Gate) -> ExpertModel:
+    expert_rank = setup.topology.expert_ranks.index(setup.world.world_rank)
+    return ExpertModel(
+        setup.spec,
+        setup.ops,
+        gate,
+        _balancer(setup),
+        expert_rank,
+        reader=setup.reader,
+        dtype=setup.dtype,
+        device=setup.device,
+        # All expert ranks that route see the same choices.
+        sampler=_sampler(setup) if expert_rank == 0 else None,
+    )
+
+
+def _balancer(setup: EngineSetup) -> Balancer:
+    return Balancer(
+        setup.ops,
+        setup.placement,
+        setup.spec.sparse_layers,
+        setup.config.balance,
+        setup.config.seed,
+        setup.device,
+    )
+
+
+def _sampler(setup: EngineSetup) -> RouteSampler:
+    moe = setup.spec.moe
+    return RouteSampler(setup.spec.sparse_layers, moe.num_experts, moe.top_k)
 
 
 def _cache(setup: EngineSetup) -> KVCache:

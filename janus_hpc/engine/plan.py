@@ -3,6 +3,7 @@
 Plain data: no decisions are taken here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,20 @@ import numpy as np
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.claims import RowIds
 from janus_hpc.models.spec import ModelSpec
+from janus_hpc.placement.placement import Placement
 from janus_hpc.topology import Role, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """What the ranks have: node and host of every world rank, the kind of device, and the memory of
+    the rank that has least.
+    """
+
+    node_ids: Sequence[int]
+    hosts: Sequence[str]
+    device: str
+    room_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +41,8 @@ class RunPlan:
     split: Split
     split_why: str
     roles: tuple[Role, ...]
+    placement: Placement
+    slots_why: str
     dtype: str
     device: str
     max_context: int
@@ -44,3 +60,10 @@ class RunPlan:
         packed = np.frombuffer(self.done, dtype=np.uint8)
         done = np.unpackbits(packed, count=self.num_rows)
         return np.flatnonzero(done == 0)
+
+    def batches(self) -> list[RowIds]:
+        """The pending rows in the batches they are run in: at least one, which may be empty."""
+        pending, size = self.pending_rows(), self.config.batch_rows
+        if size == 0 or len(pending) == 0:
+            return [pending]
+        return [pending[start : start + size] for start in range(0, len(pending), size)]

@@ -21,7 +21,8 @@ import janus_hpc
 from janus_hpc.config import RunConfig, parse_bytes
 from janus_hpc.core import SamplingParams
 from janus_hpc.demo import demo_model_dir
-from janus_hpc.engine.plan import RunPlan
+from janus_hpc.engine.placing import choose_placement
+from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.errors import ModelError, UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.registry import ignored_tensors, load_spec
@@ -45,7 +46,7 @@ from janus_hpc.topology import Role, Split, assign_roles, parse_split
 from janus_hpc.weights.checkpoint import Checkpoint
 from janus_hpc.weights.fingerprint import fingerprint
 
-FLOAT_DTYPES = ("float32", "bfloat16", "float16")
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_REFUSALS_SHOWN = 10
 
 
@@ -66,9 +67,7 @@ def row_defaults(config: RunConfig) -> SamplingParams:
 def prepare(
     config: RunConfig,
     env: LaunchEnv,
-    node_ids: Sequence[int],
-    hosts: Sequence[str],
-    device: str,
+    allocation: Allocation,
     held: ExitStack,
 ) -> RunPlan | AlreadyComplete:
     """Check everything, index the input, open or start the run folder, and decide the plan.
@@ -77,7 +76,7 @@ def prepare(
     found; a run folder made here is then removed again.
     """
     with _no_litter(_paths(config)[2]):
-        return _decide(config, env, node_ids, hosts, device, held)
+        return _decide(config, env, allocation, held)
 
 
 @contextmanager
@@ -102,9 +101,7 @@ def _paths(config: RunConfig) -> tuple[Path, Path, Path]:
 def _decide(
     config: RunConfig,
     env: LaunchEnv,
-    node_ids: Sequence[int],
-    hosts: Sequence[str],
-    device: str,
+    allocation: Allocation,
     held: ExitStack,
 ) -> RunPlan | AlreadyComplete:
     prompts, output, run_dir = _paths(config)
@@ -115,9 +112,17 @@ def _decide(
     with Checkpoint(model_dir) as checkpoint:
         checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
     max_context = _max_context(config, spec)
-    split, why = choose_split(config.split, spec, len(node_ids))
-    roles = tuple(assign_roles(split, list(node_ids)))
-    _check_exchange(config, roles, node_ids)
+    split, why = choose_split(config.split, spec, len(allocation.node_ids))
+    roles = tuple(assign_roles(split, list(allocation.node_ids)))
+    _check_exchange(config, roles, allocation.node_ids)
+    expert_nodes = [
+        node for node, role in zip(allocation.node_ids, roles, strict=True) if role.does_experts
+    ]
+    placement, slots_why = choose_placement(
+        config, spec, expert_nodes, allocation.room_bytes, DTYPE_BYTES[dtype]
+    )
+    if config.trace is not None:
+        _check_trace_file(Path(config.trace), output)
     if TextCodec.load(model_dir) is None:
         load_eos_token_ids(model_dir)
     if not prompts.is_file():
@@ -133,7 +138,9 @@ def _decide(
         return _already_complete(config, output, fields, run_dir)
     if config.fresh:
         _discard(run_dir)
-    manifest, launch = start_launch(run_dir, fields, _launch_info(config, env, split, hosts))
+    manifest, launch = start_launch(
+        run_dir, fields, _launch_info(config, env, split, allocation.hosts)
+    )
     digest = fingerprint_bytes(fields)
     done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
     return RunPlan(
@@ -146,8 +153,10 @@ def _decide(
         split=split,
         split_why=why,
         roles=roles,
+        placement=placement,
+        slots_why=slots_why,
         dtype=dtype,
-        device=device,
+        device=allocation.device,
         max_context=max_context,
         launch=launch.number,
         began_at_unix_s=int(manifest.launches[0].info["started_at_unix_s"]),
@@ -169,8 +178,8 @@ def choose_split(text: str, spec: ModelSpec, num_ranks: int) -> tuple[Split, str
 
 def _dtype(config: RunConfig, spec: ModelSpec, model_dir: Path) -> str:
     dtype = spec.stored_dtype if config.dtype == "auto" else config.dtype
-    if dtype not in FLOAT_DTYPES:
-        known = ", ".join(FLOAT_DTYPES)
+    if dtype not in DTYPE_BYTES:
+        known = ", ".join(DTYPE_BYTES)
         raise ModelError(f"{model_dir / 'config.json'}: dtype {dtype!r} is not one of {known}")
     return dtype
 
@@ -197,6 +206,13 @@ def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence
             f"--exchange shm works inside one node, the active ranks are on {len(nodes)}: "
             "take auto or host"
         )
+
+
+def _check_trace_file(path: Path, output: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--trace {path}: name a file in a folder that exists")
+    if path.resolve() == output.resolve():
+        raise UsageError(f"--trace {path}: is the results file; name another")
 
 
 def _check_writable(output: Path, run_dir: Path) -> None:

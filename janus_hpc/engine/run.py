@@ -1,19 +1,18 @@
 """The life of a run on one rank, from the plan to the results file. Collective over the world."""
 
 import logging
-import time
 from contextlib import ExitStack
 
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.answer import answer
-from janus_hpc.engine.device import choose_device_kind
+from janus_hpc.engine.device import choose_device_kind, room_bytes
 from janus_hpc.engine.finish import finish_run
-from janus_hpc.engine.parts import load_part
-from janus_hpc.engine.plan import RunPlan
+from janus_hpc.engine.parts import Part, load_part
+from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.prepare import AlreadyComplete, prepare
 from janus_hpc.engine.progress import Progress
-from janus_hpc.engine.setup import make_setup
+from janus_hpc.engine.setup import EngineSetup, make_setup
 from janus_hpc.engine.signals import StopFlag
 from janus_hpc.errors import ExitCode, JanusError
 from janus_hpc.launch import LaunchEnv
@@ -46,10 +45,10 @@ def _agree_on_plan(
     """Rank 0 prepares, everybody receives; an error on rank 0 is everybody's."""
     plan: RunPlan | AlreadyComplete | None = None
     error: Exception | None = None
-    device = _agree_on_device(world, config)
+    allocation = _allocation(world, config)
     if world.world_rank == 0:
         try:
-            plan = prepare(config, env, world.node_ids, world.hosts, device, held)
+            plan = prepare(config, env, allocation, held)
         except JanusError as problem:
             error = problem
     world.agree(error)
@@ -57,8 +56,8 @@ def _agree_on_plan(
     return received
 
 
-def _agree_on_device(world: World, config: RunConfig) -> str:
-    """The device kind every rank can have; `auto` takes cuda only where all ranks see a GPU."""
+def _allocation(world: World, config: RunConfig) -> Allocation:
+    """What all ranks have; `auto` takes cuda only where every rank sees a GPU."""
     error: Exception | None = None
     kind = "cpu"
     try:
@@ -66,7 +65,14 @@ def _agree_on_device(world: World, config: RunConfig) -> str:
     except JanusError as problem:
         error = problem
     world.agree(error)
-    return "cuda" if all(its == "cuda" for its in world.allgather(kind)) else "cpu"
+    device = "cuda" if all(its == "cuda" for its in world.allgather(kind)) else "cpu"
+    mine = room_bytes(device, world.local_rank, world.num_local)
+    return Allocation(
+        node_ids=world.node_ids,
+        hosts=world.hosts,
+        device=device,
+        room_bytes=min(world.allgather(mine)),
+    )
 
 
 def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCode:
@@ -91,32 +97,36 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
             dtype=plan.dtype,
             max_context=plan.max_context,
             config=config,
+            placement=plan.placement,
         )
         part = load_part(setup)
-    world.barrier()
-    joined = part.joined
-    if world.world_rank == 0 and joined.exchange is not None:
+        world.barrier()
+        if world.world_rank == 0:
+            _say_what_was_chosen(plan, setup, part)
+        progress = _progress(plan) if world.world_rank == 0 else None
+        answered = answer(plan, setup, part, stop, progress)
+    if part.joined.exchange is not None:
+        part.joined.exchange.free()
+    code = finish_run(world, env, plan, setup, part, answered)
+    if progress is not None and not answered.stopped:
+        progress.complete()
+    return code
+
+
+def _say_what_was_chosen(plan: RunPlan, setup: EngineSetup, part: Part) -> None:
+    joined, placement = part.joined, plan.placement
+    if joined.exchange is not None:
         log.info("exchange: %s (%s)", joined.kind, joined.exchange.why)
         log.info("gate: %s", joined.exchange.gate)
         tokens, seconds = joined.crossing.num_tokens, joined.measured_s
         log.info("a round with %d tokens a rank takes %.3g ms", tokens, seconds * 1e3)
-    if world.world_rank == 0:
-        chosen = joined.microbatches
-        log.info("microbatches: %d (%s)", chosen.num, chosen.why)
-        if chosen.num_threads != setup.num_threads:
-            log.info("threads per rank: %d (%s)", chosen.num_threads, chosen.threads_why)
-    progress = _progress(plan) if world.world_rank == 0 else None
-    started_s = time.monotonic()
-    headers = answer(world, plan, part, stop, progress)
-    seconds = time.monotonic() - started_s
-    # A stop that comes with the last row changes nothing.
-    stopped = any(h.stop for h in headers) and not all(h.done for h in headers)
-    if joined.exchange is not None:
-        joined.exchange.free()
-    code = finish_run(world, env, plan, setup, part, seconds, stopped)
-    if progress is not None and not stopped:
-        progress.complete()
-    return code
+    log.info("slots per expert rank: %d a layer (%s)", placement.num_slots, plan.slots_why)
+    log.info("placement: %s (%s)", placement.kind, placement.why)
+    log.info("balance: %s", plan.config.balance)
+    chosen = joined.microbatches
+    log.info("microbatches: %d (%s)", chosen.num, chosen.why)
+    if chosen.num_threads != setup.num_threads:
+        log.info("threads per rank: %d (%s)", chosen.num_threads, chosen.threads_why)
 
 
 def _progress(plan: RunPlan) -> Progress:

@@ -15,6 +15,7 @@ from janus_hpc.kernels.ops import Ops
 from janus_hpc.launch import LaunchEnv, threads_per_rank
 from janus_hpc.layers.source import Reader
 from janus_hpc.models.spec import ModelSpec
+from janus_hpc.placement.placement import Placement
 from janus_hpc.topology import Role, Topology
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class EngineSetup:
     dtype: torch.dtype
     max_context: int
     config: RunConfig
+    placement: Placement
     num_threads: int
     threads_why: str
     # The same for ranks of both roles that compute at once, as with several microbatches.
@@ -59,6 +61,7 @@ def make_setup(
     dtype: str,
     max_context: int,
     config: RunConfig,
+    placement: Placement,
 ) -> EngineSetup:
     """Choose threads and kernels on this rank, and say once what was chosen."""
     threads = threads_per_rank(env, world.num_cores, _sharing(world, topology))
@@ -90,6 +93,7 @@ def make_setup(
         dtype=getattr(torch, dtype),
         max_context=max_context,
         config=config,
+        placement=placement,
         num_threads=num_threads,
         threads_why=threads_why,
         num_threads_at_once=at_once,
@@ -97,7 +101,9 @@ def make_setup(
         kernels=kernels,
         kernels_why=kernels_why,
         ucx_settings=env.ucx_settings,
-        kv_bytes=_agree_on_kv_bytes(world, topology, spec, device, dtype, config),
+        kv_bytes=_agree_on_kv_bytes(
+            world, topology, spec, device, dtype, config, placement.num_slots
+        ),
     )
 
 
@@ -147,6 +153,7 @@ def _agree_on_kv_bytes(
     device: torch.device,
     dtype: str,
     config: RunConfig,
+    num_slots: int,
 ) -> int:
     """The smallest budget of all attention ranks: what fits on one must fit on every one."""
     here = [r for r in topology.attention_ranks if world.node_ids[r] == world.node_id]
@@ -156,7 +163,7 @@ def _agree_on_kv_bytes(
     # On a CPU the attention ranks of a node share one copy of these.
     params = spec.num_attention_params() // (max(len(here), 1) if device.type == "cpu" else 1)
     if topology.roles[world.world_rank] is Role.COLOCATED:
-        params += spec.num_expert_params() // len(topology.expert_ranks)
+        params += spec.num_expert_params() * num_slots // spec.moe.num_experts
     weight_bytes = params * getattr(torch, dtype).itemsize
     mine = kv_budget_bytes(config.kv_memory, device, max(len(here), 1), weight_bytes)
     budgets: list[int] = world.allgather(mine)

@@ -13,7 +13,7 @@ from janus_hpc.comm.exchange import Exchange, RoutedRows, StepHeader
 from janus_hpc.engine.expert_loop import serve_layer
 from janus_hpc.engine.interleave import send_tokens
 from janus_hpc.experts.expert_model import ExpertModel
-from janus_hpc.experts.gate import Gate
+from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.kvcache import KVCache
 from janus_hpc.layers.step import StepTokens
 from janus_hpc.models.attention_model import AttentionModel
@@ -92,7 +92,7 @@ def exchange_round_s(
     num_tokens: int,
     hidden: int,
     row_dtype: torch.dtype,
-    gate: Gate | None,
+    gate: RoutedGate | None,
 ) -> float:
     """Median time of an attention rank's rows there and sums back; 0.0 on an expert rank.
 

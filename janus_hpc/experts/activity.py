@@ -8,63 +8,80 @@ pass is not known.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
+from torch import Tensor
 
-# Legend: L sparse layers, E experts, R expert ranks, N tokens, K choices, M rows of this rank's experts.
+from janus_hpc.kernels.slot_map import Balanced
+
+# Legend: L sparse layers, E experts, R expert ranks, M rows of this rank's experts.
 
 
 class ExpertActivity:
-    """Accumulates over passes; `placement` lists each expert rank's experts (contiguous, ascending).
+    """Accumulates over passes, on the device of what it is given.
 
     `partial`: only this rank's own experts were counted, so that `a_max_*` are of this rank alone.
     """
 
     def __init__(
-        self, sparse_layers: Sequence[int], num_experts: int, placement: Sequence[range]
+        self, sparse_layers: Sequence[int], num_experts: int, device: torch.device | None = None
     ) -> None:
         self.index_of_layer = {layer: i for i, layer in enumerate(sparse_layers)}
         self._num_experts = num_experts
-        self._starts_R = np.array([experts.start for experts in placement], dtype=np.int64)
+        self._device = device or torch.device("cpu")
         self.clear()
 
     def clear(self) -> None:
         """Forget all passes."""
         num_layers = len(self.index_of_layer)
         self.partial = False
-        self.tokens_LE = np.zeros((num_layers, self._num_experts), dtype=np.int64)
-        self.a_max_sum_L = np.zeros(num_layers, dtype=np.int64)
-        self.a_max_max_L = np.zeros(num_layers, dtype=np.int64)
-        self.num_passes_L = np.zeros(num_layers, dtype=np.int64)
+        self.tokens_LE = self._zeros(num_layers, self._num_experts)
+        self.a_max_sum_L = self._zeros(num_layers)
+        self.a_max_max_L = self._zeros(num_layers)
+        self.activated_sum_L = self._zeros(num_layers)
+        self.num_passes_L = [0] * num_layers
 
-    def record(self, layer: int, ids_NK: torch.Tensor) -> None:
+    def record(self, layer: int, balanced: Balanced) -> None:
         """Count one pass's choices of all tokens."""
-        counts_E = self._count(ids_NK)
-        a_max = int(np.add.reduceat(counts_E > 0, self._starts_R, dtype=np.int64).max())
-        self._add(layer, counts_E, a_max)
+        self._add(layer, balanced.counts_E, balanced.loads_R)
 
-    def record_own(self, layer: int, ids_M: torch.Tensor) -> None:
+    def record_own(self, layer: int, ids_M: Tensor) -> None:
         """Count one pass's choices of this rank's experts; also where there are none."""
         self.partial = True
-        counts_E = self._count(ids_M)
-        self._add(layer, counts_E, int(np.count_nonzero(counts_E)))
+        counts_E = torch.bincount(ids_M.to(self._device), minlength=self._num_experts)
+        self._add(layer, counts_E, (counts_E > 0).sum(dim=0, keepdim=True))
 
-    def a_max_mean(self) -> np.ndarray:
+    def a_max_mean(self) -> Tensor:
         """Mean over passes of the largest count of activated experts on a rank, per layer; NaN if partial."""
+        return self._mean(self.a_max_sum_L)
+
+    def activated_mean(self) -> Tensor:
+        """Mean over passes of the replicas that all ranks together activate, per layer; NaN if partial."""
+        return self._mean(self.activated_sum_L)
+
+    def to_cpu(self) -> "ExpertActivity":
+        """The same counts in host memory; waits for a GPU."""
+        cpu = torch.device("cpu")
+        copy = ExpertActivity(tuple(self.index_of_layer), self._num_experts, cpu)
+        for name in ("tokens_LE", "a_max_sum_L", "a_max_max_L", "activated_sum_L"):
+            setattr(copy, name, getattr(self, name).to(cpu, copy=True))
+        copy.partial, copy.num_passes_L = self.partial, list(self.num_passes_L)
+        return copy
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int64, device=self._device)
+
+    def _mean(self, sum_L: Tensor) -> Tensor:
         if self.partial:
-            return np.full(len(self.index_of_layer), np.nan)
-        mean: np.ndarray = self.a_max_sum_L / np.maximum(self.num_passes_L, 1)
-        return mean
+            return torch.full(sum_L.shape, torch.nan, dtype=torch.float64)
+        return sum_L.cpu().double() / torch.tensor(self.num_passes_L).clamp(min=1)
 
-    def _count(self, ids: torch.Tensor) -> np.ndarray:
-        counts_E: np.ndarray = np.bincount(ids.cpu().numpy().ravel(), minlength=self._num_experts)
-        return counts_E
-
-    def _add(self, layer: int, counts_E: np.ndarray, a_max: int) -> None:
+    def _add(self, layer: int, counts_E: Tensor, loads_R: Tensor) -> None:
         index = self.index_of_layer[layer]
+        a_max = loads_R.max()
         self.tokens_LE[index] += counts_E
         self.a_max_sum_L[index] += a_max
-        self.a_max_max_L[index] = max(self.a_max_max_L[index], a_max)
+        self.a_max_max_L[index] = torch.maximum(self.a_max_max_L[index], a_max)
+        self.activated_sum_L[index] += loads_R.sum()
         self.num_passes_L[index] += 1
 
 
@@ -75,7 +92,8 @@ def over_ranks(activities: Sequence[ExpertActivity]) -> ExpertActivity | None:
     whole = activities[0]
     if any(its.partial for its in activities):
         whole.partial = True
-        whole.tokens_LE = np.sum([its.tokens_LE for its in activities], axis=0)
-        whole.a_max_max_L = np.max([its.a_max_max_L for its in activities], axis=0)
-        whole.num_passes_L = np.max([its.num_passes_L for its in activities], axis=0)
+        whole.tokens_LE = torch.stack([its.tokens_LE for its in activities]).sum(dim=0)
+        whole.a_max_max_L = torch.stack([its.a_max_max_L for its in activities]).amax(dim=0)
+        passes = zip(*(its.num_passes_L for its in activities), strict=True)
+        whole.num_passes_L = [max(of_layer) for of_layer in passes]
     return whole

@@ -1,90 +1,152 @@
 """The expert side of a model on one rank: this rank's slots of experts in every sparse layer, and the gates.
 
-With the gate here (EGate, Janus section 3.3) each expert rank sees every token and computes only the choices
-that its own slots hold; else it gets the rows of its own experts. Knows nothing of where tokens come from.
+With the gate here (EGate, Janus section 3.3) each expert rank sees every token, balances all choices over the
+replicas as every other expert rank does, and computes those that fall on its own slots; else it gets the rows
+of its own experts. Knows nothing of where tokens come from.
 """
 
-from collections.abc import Sequence
+import time
 
 import torch
 
 from janus_hpc.comm.exchange import RoutedRows
 from janus_hpc.experts.activity import ExpertActivity
+from janus_hpc.experts.balancer import Balancer
 from janus_hpc.experts.gate import Gate
+from janus_hpc.experts.route_sampler import RouteSampler
 from janus_hpc.kernels.ops import Ops, PackedExperts
 from janus_hpc.layers.source import Reader
 from janus_hpc.models.spec import ModelSpec
+from janus_hpc.placement.moves import Move, moves
+from janus_hpc.placement.placement import EMPTY, Placement
 
-# Legend: N tokens of all attention ranks, R rows routed to this rank, D hidden, E experts, K choices a token.
-
+# Legend: N tokens of all attention ranks, R rows routed to this rank, D hidden, E experts, K choices a token,
+# L sparse layers.
 
 # Rows on the way into the sums at a time, which bounds the memory of routed rows' outputs.
 ROWS_AT_ONCE = 1024
 
 
 class ExpertModel:
-    """Gates and experts of all sparse layers, for the experts `expert_ids` (ascending) of each layer."""
+    """Gates and experts of all sparse layers in the slots of one expert rank.
+
+    `busy_s`: seconds spent computing, as the host sees it. `sampler` records what was chosen where the gate
+    is here; one expert rank has one, since all see the same.
+    """
 
     def __init__(
         self,
         spec: ModelSpec,
         ops: Ops,
         gate: Gate,
-        expert_ids: Sequence[int],
-        activity: ExpertActivity,
+        balancer: Balancer,
+        expert_rank: int,
+        *,
+        reader: Reader,
+        dtype: torch.dtype,
+        device: torch.device,
+        sampler: RouteSampler | None = None,
     ) -> None:
+        """Read this rank's experts one by one; memory beyond the packed weights is one expert's."""
         self.spec = spec
         self.ops = ops
         self.gate = gate
-        self.expert_ids = list(expert_ids)
-        self.activity = activity
-        self.experts: dict[int, PackedExperts] = {}
-
-    def load(self, reader: Reader, dtype: torch.dtype, device: torch.device) -> None:
-        """Read this rank's experts one by one; memory beyond the packed weights is one expert's."""
+        self.balancer = balancer
+        self.expert_rank = expert_rank
         self.device = device
-        slot_of_expert = torch.full((self.spec.moe.num_experts,), -1, dtype=torch.int32)
-        slot_of_expert[self.expert_ids] = torch.arange(len(self.expert_ids), dtype=torch.int32)
-        self.slot_of_expert_E = slot_of_expert.to(device)
-        for layer in self.spec.sparse_layers:
-            packed = self.ops.alloc_experts(
-                len(self.expert_ids), self.spec.hidden, self.spec.moe.width, dtype
-            )
-            for slot, expert in enumerate(self.expert_ids):
-                shapes = self.spec.expert_tensors(layer, expert)
-                gate, up, down = (
-                    reader.read(name, dims).to(dtype=dtype, device=device)
-                    for name, dims in shapes.items()
-                )
-                self.ops.pack_expert(packed, slot, gate, up, down)
-            self.experts[layer] = packed
+        self.activity = ExpertActivity(spec.sparse_layers, spec.moe.num_experts, device)
+        self.sampler = sampler
+        self.busy_s = 0.0
+        self._reader = reader
+        self._dtype = dtype
+        self.experts: dict[int, PackedExperts] = {
+            layer: ops.alloc_experts(self.num_slots, spec.hidden, spec.moe.width, dtype)
+            for layer in spec.sparse_layers
+        }
+        for move in moves(None, balancer.placement):
+            if move.expert_rank == expert_rank:
+                self.read_slot(move)
+        self.use(balancer.placement)
+
+    @property
+    def num_slots(self) -> int:
+        """Slots a layer."""
+        return self.balancer.placement.num_slots
+
+    def use(self, placement: Placement) -> None:
+        """Compute by this placement from now on; what it wants in this rank's slots must lie there."""
+        self.balancer.use(placement)
+        slot_of_LE = torch.full(
+            (placement.num_layers, placement.num_experts), -1, dtype=torch.int32
+        )
+        for index in range(placement.num_layers):
+            for slot, expert in enumerate(placement.experts_of(index, self.expert_rank)):
+                if expert != EMPTY:
+                    slot_of_LE[index, expert] = slot
+        rows = slot_of_LE.to(self.device).unbind()
+        self._slot_of_expert = dict(zip(self.spec.sparse_layers, rows, strict=True))
+
+    def reset(self) -> None:
+        """Forget what was computed to warm up."""
+        self.activity.clear()
+        self.balancer.reset()
+        self.busy_s = 0.0
+        if self.sampler is not None:
+            self.sampler.clear()
+
+    def read_slot(self, move: Move) -> None:
+        """Fill a slot from the checkpoint."""
+        layer = self.spec.sparse_layers[move.layer_index]
+        shapes = self.spec.expert_tensors(layer, move.expert)
+        gate, up, down = (
+            self._reader.read(name, dims).to(dtype=self._dtype, device=self.device)
+            for name, dims in shapes.items()
+        )
+        self.ops.pack_expert(self.experts[layer], move.slot, gate, up, down)
+
+    def slot_weights(self, layer_index: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The packed weights of a slot, flat views: gate and up, down."""
+        packed = self.experts[self.spec.sparse_layers[layer_index]]
+        gate_up, down = (
+            packed.gate_up.view(self.num_slots, -1),
+            packed.down.view(self.num_slots, -1),
+        )
+        return gate_up[slot], down[slot]
 
     def compute(self, layer: int, x_ND: torch.Tensor, out_ND: torch.Tensor) -> None:
         """Add this rank's weighted expert outputs for x_ND into out_ND (float64, zeroed by the caller)."""
+        started_s = time.perf_counter()
         x_ND = x_ND.to(self.device, torch.float32)
         routing = self.gate.route(layer, x_ND)
-        self.activity.record(layer, routing.ids_TK)
-        slots_NK = self.slot_of_expert_E[routing.ids_TK.long()]
+        balanced = self.balancer.balance(layer, routing.ids_TK)
+        self.activity.record(layer, balanced)
+        own_NK = balanced.slots_TJ - self.expert_rank * self.num_slots
+        slots_NK = torch.where((own_NK >= 0) & (own_NK < self.num_slots), own_NK, -1)
         if out_ND.device == self.device:
             self.ops.experts(x_ND, slots_NK, routing.weights_TK, self.experts[layer], out_ND)
         else:  # the exchange's buffers are host memory, this rank computes on its GPU
             sums_ND = torch.zeros_like(out_ND, device=self.device)
             self.ops.experts(x_ND, slots_NK, routing.weights_TK, self.experts[layer], sums_ND)
             out_ND.copy_(sums_ND)
+        self.busy_s += time.perf_counter() - started_s
+        if self.sampler is not None:
+            self.sampler.record(layer, routing.ids_TK)
 
     def compute_routed(self, layer: int, routed: RoutedRows, out_ND: torch.Tensor) -> None:
         """The same for rows that were routed on the attention side; R may be 0."""
+        started_s = time.perf_counter()
         self.activity.record_own(layer, routed.expert_ids_R)
         # By expert, so that portions do not read an expert's weights more than twice.
         by_expert_R = routed.expert_ids_R.argsort(stable=True)
         for portion in by_expert_R.split(ROWS_AT_ONCE):
             self._add_rows(layer, routed, portion, out_ND)
+        self.busy_s += time.perf_counter() - started_s
 
     def _add_rows(
         self, layer: int, routed: RoutedRows, rows_R: torch.Tensor, out_ND: torch.Tensor
     ) -> None:
         x_RD = routed.x_RD[rows_R].to(self.device, torch.float32)
-        slots_R = self.slot_of_expert_E[routed.expert_ids_R[rows_R].to(self.device)]
+        slots_R = self._slot_of_expert[layer][routed.expert_ids_R[rows_R].to(self.device)]
         weights_R = routed.weights_R[rows_R].to(self.device)
         y_RD = torch.zeros(x_RD.shape, dtype=torch.float64, device=self.device)
         choices_R1 = slots_R.unsqueeze(1), weights_R.unsqueeze(1)

@@ -1,17 +1,19 @@
-"""`janus-hpc model`: look at a model folder. No MPI, no weights read."""
+"""`janus-hpc model`: look at model folders, and make one with random weights. No MPI."""
 
 import json
 from pathlib import Path
 
 import click
 
+from janus_hpc.models.config_file import ConfigFile
 from janus_hpc.models.registry import ignored_tensors, load_spec
+from janus_hpc.models.shapes import shape_config
 from janus_hpc.models.spec import GqaSpec
 
 
 @click.group()
 def model() -> None:
-    """Look at model folders."""
+    """Look at model folders, or make one."""
 
 
 @model.command()
@@ -43,3 +45,23 @@ def inspect(model_dir: Path, check: bool) -> None:
         "kv_numbers_per_token": spec.attention.kv_width() * spec.num_layers,
     }
     click.echo(json.dumps(shape, indent=1))
+
+
+@model.command()
+@click.argument("model_dir", type=click.Path(path_type=Path))
+@click.option("--shape", default="moe-211m", help="a named shape [moe-211m]")
+@click.option(
+    "--config", "config_dir", type=click.Path(path_type=Path), help="a folder with config.json"
+)
+@click.option("--seed", default=0, type=click.IntRange(0), help="of the weights [0]")
+@click.option(
+    "--skew", default=0.0, type=click.FloatRange(0), help="Zipf exponent of the routing [0]"
+)
+def make(model_dir: Path, shape: str, config_dir: Path | None, seed: int, skew: float) -> None:
+    """Write a model with random weights, for measurements; it has no tokenizer."""
+    values = shape_config(shape) if config_dir is None else ConfigFile.load(config_dir).values
+
+    from janus_hpc.models.make import make_model
+
+    num_weights = make_model(model_dir, values, seed, skew)
+    click.echo(f"{model_dir}: {num_weights} weights")

@@ -11,12 +11,10 @@ import numpy.typing as npt
 
 from janus_hpc.errors import JournalError, UsageError
 from janus_hpc.results.schema import SCHEMA_NAME, SCHEMA_VERSION
+from janus_hpc.routing.storage import H5_ERRORS
 
 # A dataset: two chunks, so that reading across a border decompresses neither twice.
 _CHUNK_CACHE_BYTES = 2 << 20
-
-# What h5py raises on files that are damaged or lack a part.
-H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 
 
 def open_results(path: Path) -> h5py.File:
@@ -46,7 +44,8 @@ def _check_schema(path: Path, file: h5py.File) -> None:
         raise JournalError(f"{path}: no Janus-HPC results file: schema_name is {found[0]!r}")
     if found[1] != SCHEMA_VERSION:
         raise JournalError(
-            f"{path}: schema_version {found[1]!r}; this program reads {SCHEMA_VERSION}"
+            f"{path}: schema_version {found[1]}; this program reads {SCHEMA_VERSION}; read it"
+            " with the version of Janus-HPC that wrote it, or run the job again"
         )
 
 

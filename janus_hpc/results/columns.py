@@ -11,21 +11,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from janus_hpc.results.schema import OFFSET
+from janus_hpc.routing.storage import STORAGE, write_hash
 
 CHUNK_BYTES = 1 << 20
-GZIP_LEVEL = 4
 
 _TYPECODES = {"<u1": "B", "<u4": "I", "<u8": "Q", "<i4": "i", "<f4": "f", "<f8": "d"}
-_STORAGE = {
-    "compression": "gzip",
-    "compression_opts": GZIP_LEVEL,
-    "shuffle": True,
-    "fletcher32": True,
-    "track_times": False,
-}
 
 
 class Column:
@@ -57,7 +49,7 @@ class Column:
         if self._buffer or self._dataset is None:
             self._write(len(self._buffer))
         assert self._dataset is not None
-        self._dataset.attrs["sha256"] = np.bytes_(self._sha256.hexdigest())
+        write_hash(self._dataset, self._sha256.hexdigest())
 
     def _write(self, count: int) -> None:
         data = np.array(self._buffer[:count], self._dtype)
@@ -70,7 +62,7 @@ class Column:
                 maxshape=(None,),
                 dtype=self._dtype,
                 chunks=(max(count, 1),),
-                **_STORAGE,
+                **STORAGE,
             )
         start = len(self._dataset)
         self._dataset.resize(start + count, axis=0)
@@ -111,11 +103,3 @@ class Offsets:
     def finish(self) -> None:
         """Writes what is left."""
         self._column.finish()
-
-
-def write_array(group: h5py.Group, name: str, dtype: str, values: npt.ArrayLike) -> None:
-    """Writes a whole array of any shape, with the same storage where it is not empty."""
-    data = np.ascontiguousarray(values, np.dtype(dtype))
-    storage = _STORAGE if data.size else {"track_times": False}
-    dataset = group.create_dataset(name, data=data, **storage)
-    dataset.attrs["sha256"] = np.bytes_(hashlib.sha256(data.tobytes()).hexdigest())

@@ -47,7 +47,7 @@ def verify_command(file: Path) -> None:
     help="Without timing, two runs that gave the same answers export the same bytes.",
 )
 def export_command(file: Path, to: str, output: Path | None, timing: bool) -> None:
-    """Write the rows of FILE as JSON lines, OpenAI batch output lines or Parquet."""
+    """Write the rows of FILE as JSON lines, OpenAI batch output lines or Parquet, or its routing trace."""
     if output is None:
         export(file, to, sys.stdout.buffer, timing)
     else:

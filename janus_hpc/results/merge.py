@@ -24,10 +24,9 @@ from janus_hpc.results.sources import Chosen, RecordReader, choose_records, coun
 from janus_hpc.results.stats import RunStats
 from janus_hpc.results.verify import verify
 from janus_hpc.results.writer import RowsWriter, write_stats
+from janus_hpc.routing.storage import LIBVER
 
 _ROWS_PER_PROGRESS = 1 << 14
-# The oldest format whose metadata carries checksums throughout.
-_LIBVER = ("v110", "v110")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,7 @@ def _write(
     rows_per_launch: Counter[int] = Counter()
     with (
         RecordReader(chosen.journals) as reader,
-        h5py.File(aside, "w", libver=_LIBVER, locking="best-effort", rdcc_nbytes=0) as file,
+        h5py.File(aside, "w", libver=LIBVER, locking="best-effort", rdcc_nbytes=0) as file,
     ):
         rows = RowsWriter(file)
         for taken in _taken(chosen, reader):

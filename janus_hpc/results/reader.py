@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from janus_hpc.core import FinishReason, RowError, RowResult, SampleResult, TokenLogprobs
 from janus_hpc.errors import JournalError
-from janus_hpc.results.access import H5_ERRORS, Columns, open_results
+from janus_hpc.results.access import Columns, open_results
 from janus_hpc.results.attributes import read_attributes
 from janus_hpc.results.schema import FINISH_REASONS, TOP_OFFSETS
+from janus_hpc.routing.storage import H5_ERRORS
 
 _ROWS_PER_BLOCK = 1024
 _FINISH_REASONS = tuple(FinishReason(name) for name in FINISH_REASONS)

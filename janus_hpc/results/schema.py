@@ -1,4 +1,4 @@
-"""The names and types of the results file, version 1: what writer, reader and verification agree
+"""The names and types of the results file, version 2: what writer, reader and verification agree
 on.
  A ragged column NAME is two datasets, NAME_values and NAME_offsets; item i is values[offsets[i] :
 offsets[i + 1]].
@@ -7,7 +7,7 @@ offsets[i + 1]].
 from typing import Final
 
 SCHEMA_NAME: Final = "janus-hpc results"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 STATUS_NAMES: Final = ("ok", "error")
 FINISH_REASONS: Final = ("stop", "length", "error")
@@ -55,19 +55,38 @@ BATCH_COLUMNS: Final = {
     "seconds": "<f8",
     "tpot_s": "<f8",
     "tpot_predicted_s": "<f8",
+    "epoch": "<u8",
+    "slots_moved": "<u8",
+    "move_s": "<f8",
+    "a_max_mean": "<f8",
+    "experts_s": "<f8",
+    "num_passes": "<u8",
 }
-BATCH_RAGGED: Final = {"plan": BYTES, "split": BYTES, "exchange": BYTES}
+BATCH_RAGGED: Final = {"plan": BYTES, "split": BYTES, "exchange": BYTES, "placement": BYTES}
+PLACEMENT_COLUMNS: Final = {"epoch": "<u8"}
+PLACEMENT_RAGGED: Final = {"kind": BYTES, "why": BYTES, "digest": BYTES}
+# Beside the columns of `placements`: [P, L, R, C], the expert in each slot.
+PLACEMENT_SLOTS: Final = "slots"
+SLOT: Final = "<i4"
+EMPTY_SLOT: Final = -1
 LAUNCH_COLUMNS: Final = {"number": "<u4", "num_rows": "<u8"}
 LAUNCH_RAGGED: Final = {"info": BYTES}
 
-# Columns and ragged columns of every group whose items stand in step; `layers` holds plain arrays.
+# Columns and ragged columns of every group whose items stand in step; `layers` and `routing` hold
+# plain arrays.
 TABLES: Final = {
     "rows": (ROW_COLUMNS, ROW_RAGGED),
     "samples": (SAMPLE_COLUMNS, SAMPLE_RAGGED),
     "batches": (BATCH_COLUMNS, BATCH_RAGGED),
+    "placements": (PLACEMENT_COLUMNS, PLACEMENT_RAGGED),
     "launches": (LAUNCH_COLUMNS, LAUNCH_RAGGED),
 }
-LAYER_ARRAYS: Final = {"expert_activations": "<i8", "a_max_mean": "<f8", "a_max_max": "<i8"}
+LAYER_ARRAYS: Final = {
+    "expert_activations": "<i8",
+    "a_max_mean": "<f8",
+    "a_max_max": "<i8",
+    "activated_mean": "<f8",
+}
 
 # Ragged columns that hold UTF-8 text.
 TEXT_COLUMNS: Final = (
@@ -79,5 +98,9 @@ TEXT_COLUMNS: Final = (
     "batches/plan",
     "batches/split",
     "batches/exchange",
+    "batches/placement",
+    "placements/kind",
+    "placements/why",
+    "placements/digest",
     "launches/info",
 )

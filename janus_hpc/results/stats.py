@@ -10,12 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from janus_hpc.results.manifest import Launch
+from janus_hpc.routing.trace import RoutingTrace
+
+# Legend: L MoE layers, E experts, R expert ranks, C slots of a rank.
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStats:
-    """One batch: rows run under one split and one placement. Predicted TPOT is NaN where nothing
-    predicted it.
+    """One batch: rows run under one split and one placement. NaN where nothing told the figure.
+
+    `epoch` is the placement's among the run's; `slots_moved` slots took `move_s` seconds to fill
+    before the batch; `placement` says its kind and why. `a_max_mean` is over layers and passes,
+    `experts_s` the seconds that the busiest expert rank computed.
     """
 
     plan: str
@@ -26,18 +32,38 @@ class BatchStats:
     seconds: float
     tpot_s: float
     tpot_predicted_s: float = math.nan
+    epoch: int = 0
+    slots_moved: int = 0
+    move_s: float = 0.0
+    a_max_mean: float = math.nan
+    experts_s: float = math.nan
+    num_passes: int = 0
+    placement: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlacementStats:
+    """One placement of the run: the expert in each slot, -1 in an empty one, and where it came from."""
+
+    epoch: int
+    slots_LRC: npt.NDArray[np.int32]
+    kind: str
+    why: str
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStats:
     """Routing of the L MoE layers over `num_steps` passes, one a microbatch of a step: tokens per
-    expert, activated experts on the fullest rank.
+    expert, activated experts on the fullest rank, and activated replicas over all ranks (mean
+    over passes; None or NaN where unknown).
     """
 
     expert_activations: npt.NDArray[np.int64]  # [L, E]
     a_max_mean: npt.NDArray[np.float64]  # [L]
     a_max_max: npt.NDArray[np.int64]  # [L]
     num_steps: int
+    activated_mean: npt.NDArray[np.float64] | None = None  # [L]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +73,8 @@ class RunStats:
     batches: Sequence[BatchStats] = ()
     layers: LayerStats | None = None
     launches: Sequence[Launch] = ()
+    placements: Sequence[PlacementStats] = ()
+    routing: RoutingTrace | None = None
 
 
 def ttft_s(token_times_s: Sequence[float]) -> float:

@@ -10,12 +10,16 @@ import numpy as np
 from janus_hpc.errors import JournalError
 from janus_hpc.results.access import Columns
 from janus_hpc.results.schema import (
+    EMPTY_SLOT,
     FINISH_REASONS,
+    LAYER_ARRAYS,
+    PLACEMENT_SLOTS,
     STATUS_NAMES,
     TABLES,
     TOP_OFFSETS,
     TOP_VALUES,
 )
+from janus_hpc.routing.trace_file import read_routing
 
 _BLOCK_ITEMS = 1 << 16
 _TEXT_BLOCK_ITEMS = 1 << 12
@@ -76,6 +80,42 @@ def check_top_logprobs(columns: Columns) -> None:
     for name in TOP_VALUES:
         num_values = _length(columns, f"samples/{name}")
         _check_offsets(columns, f"samples/{TOP_OFFSETS}", num_positions, num_values)
+
+
+def check_layers(columns: Columns) -> None:
+    """All arrays over layers have one length."""
+    num_layers = _length(columns, "layers/expert_activations")
+    for name in LAYER_ARRAYS:
+        found = _length(columns, f"layers/{name}")
+        _expect(found == num_layers, f"{name} has {found} layers, expected {num_layers}")
+
+
+def check_placements(columns: Columns) -> None:
+    """There are slots for every placement and layer, and each holds an expert or is empty."""
+    slots_PLRC = columns.dataset(f"placements/{PLACEMENT_SLOTS}")
+    shape = slots_PLRC.shape
+    _expect(len(shape) == 4, f"slots have {len(shape)} dimensions, expected 4")
+    num_placements = _length(columns, "placements/epoch")
+    _expect(shape[0] == num_placements, f"{shape[0]} of slots, expected {num_placements}")
+    num_layers, num_experts = columns.dataset("layers/expert_activations").shape
+    if num_placements and num_layers:
+        _expect(shape[1] == num_layers, f"slots of {shape[1]} layers, expected {num_layers}")
+    for at in range(num_placements):
+        slots_LRC = slots_PLRC[at]
+        in_range = np.all(slots_LRC >= EMPTY_SLOT)
+        if num_layers:
+            in_range &= np.all(slots_LRC < num_experts)
+        _expect(in_range, f"expert ids out of range in the slots of placement {at}")
+
+
+def check_routing(columns: Columns) -> None:
+    """The trace fits together, and has the layers and experts that the run counted."""
+    trace = read_routing(columns.file)
+    num_layers, num_experts = columns.dataset("layers/expert_activations").shape
+    if trace is not None and num_layers:
+        found = len(trace.layer_ids), trace.num_experts
+        expected = num_layers, num_experts
+        _expect(found == expected, f"{found} layers and experts, expected {expected}")
 
 
 def check_text(columns: Columns, name: str) -> None:

@@ -6,26 +6,31 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from janus_hpc.errors import JanusError, JournalError
-from janus_hpc.results.access import H5_ERRORS, Columns, open_results
+from janus_hpc.results.access import Columns, open_results
 from janus_hpc.results.attributes import attributes_are_intact
 from janus_hpc.results.schema import (
     LAYER_ARRAYS,
     OFFSET,
+    PLACEMENT_SLOTS,
+    SLOT,
     TABLES,
     TEXT_COLUMNS,
     TOP_OFFSETS,
     TOP_VALUES,
 )
 from janus_hpc.results.structure import (
+    check_layers,
+    check_placements,
+    check_routing,
     check_rows,
     check_samples,
     check_table,
     check_text,
     check_top_logprobs,
 )
+from janus_hpc.routing.storage import H5_ERRORS, check_hash, check_type
+from janus_hpc.routing.trace_file import GROUP, ROUTING_ARRAYS
 
 _BLOCK_BYTES = 1 << 22
 
@@ -78,6 +83,9 @@ def _check_structure(columns: Columns, report: VerifyReport) -> None:
     report.run("rows", partial(_check_rows, columns, report))
     report.run("samples", partial(check_samples, columns, report.num_rows, report.num_samples))
     report.run("samples", partial(check_top_logprobs, columns))
+    report.run("layers", partial(check_layers, columns))
+    report.run("placements", partial(check_placements, columns))
+    report.run(GROUP, partial(check_routing, columns))
     for name in TEXT_COLUMNS:
         report.run(name, partial(check_text, columns, name))
 
@@ -101,6 +109,8 @@ def _datasets() -> dict[str, str]:
         found.update({f"{group}/{name}_offsets": OFFSET for name in ragged})
     found.update({f"samples/{name}": dtype for name, dtype in TOP_VALUES.items()})
     found.update({f"layers/{name}": dtype for name, dtype in LAYER_ARRAYS.items()})
+    found[f"placements/{PLACEMENT_SLOTS}"] = SLOT
+    found.update({f"{GROUP}/{name}": dtype for name, dtype in ROUTING_ARRAYS.items()})
     return found
 
 
@@ -112,8 +122,7 @@ def _check_attributes(columns: Columns) -> None:
 def _check_dataset(columns: Columns, name: str, dtype: str) -> None:
     """The dataset reads, has its type, and hashes to what was written."""
     dataset = columns.dataset(name)
-    if dataset.dtype != np.dtype(dtype):
-        raise JournalError(f"expected type {dtype}, found {dataset.dtype.str}")
+    check_type(dataset, dtype)
     digest = hashlib.sha256()
     if dataset.ndim == 1:
         step = _BLOCK_BYTES // dataset.dtype.itemsize
@@ -121,7 +130,4 @@ def _check_dataset(columns: Columns, name: str, dtype: str) -> None:
             digest.update(dataset[start : start + step].tobytes())
     else:
         digest.update(dataset[()].tobytes())
-    expected = bytes(dataset.attrs["sha256"]).decode()
-    if digest.hexdigest() != expected:
-        found = digest.hexdigest()[:16]
-        raise JournalError(f"content hashes to {found}..., expected {expected[:16]}...")
+    check_hash(dataset, digest.hexdigest())

@@ -2,24 +2,40 @@
 journals.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import h5py
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from janus_hpc.core import RowResult, SampleResult, TokenLogprobs
-from janus_hpc.results.columns import Column, Offsets, Ragged, write_array
+from janus_hpc.results.columns import Column, Offsets, Ragged
 from janus_hpc.results.schema import (
+    EMPTY_SLOT,
     FINISH_REASONS,
     LAYER_ARRAYS,
+    PLACEMENT_SLOTS,
+    SLOT,
     STATUS_NAMES,
     TABLES,
     TOP_OFFSETS,
     TOP_VALUES,
 )
-from janus_hpc.results.stats import BatchStats, LayerStats, RunStats, tpot_s, ttft_s
+from janus_hpc.results.stats import (
+    BatchStats,
+    LayerStats,
+    PlacementStats,
+    RunStats,
+    tpot_s,
+    ttft_s,
+)
+from janus_hpc.routing.storage import write_array
+from janus_hpc.routing.trace_file import write_routing
+
+# Legend: P placements, L MoE layers, R expert ranks, C slots of a rank.
 
 _FINISH_CODES = {name: code for code, name in enumerate(FINISH_REASONS)}
 
@@ -141,9 +157,11 @@ class RowsWriter:
 
 
 def write_stats(file: h5py.File, stats: RunStats, rows_per_launch: dict[int, int]) -> None:
-    """Writes the groups `batches`, `layers` and `launches`."""
-    _write_batches(file, stats.batches)
+    """Writes the groups `batches`, `layers`, `placements`, `routing` and `launches`."""
+    _write_items(file, "batches", stats.batches)
     _write_layers(file, stats.layers)
+    _write_placements(file, stats.placements)
+    write_routing(file, stats.routing)
     launches = _Table(file, "launches")
     for launch in stats.launches:
         num_rows = rows_per_launch.get(launch.number, 0)
@@ -152,17 +170,42 @@ def write_stats(file: h5py.File, stats: RunStats, rows_per_launch: dict[int, int
     launches.finish()
 
 
-def _write_batches(file: h5py.File, batches: Sequence[BatchStats]) -> None:
-    table = _Table(file, "batches")
-    for batch in batches:
-        columns = {key: getattr(batch, key) for key in table.columns}
-        table.add(columns, {key: getattr(batch, key).encode() for key in table.ragged})
+def _write_items(
+    file: h5py.File, name: str, items: Sequence[BatchStats | PlacementStats]
+) -> h5py.Group:
+    """Writes a table whose columns are named as the fields of its items; all ragged ones are text."""
+    table = _Table(file, name)
+    for item in items:
+        columns = {key: getattr(item, key) for key in table.columns}
+        table.add(columns, {key: getattr(item, key).encode() for key in table.ragged})
     table.finish()
+    return table.group
 
 
 def _write_layers(file: h5py.File, layers: LayerStats | None) -> None:
     group = file.create_group("layers")
     group.attrs["num_steps"] = 0 if layers is None else layers.num_steps
+    num_layers = 0 if layers is None else len(layers.expert_activations)
     for name, dtype in LAYER_ARRAYS.items():
-        empty = np.zeros((0, 0) if name == "expert_activations" else (0,), np.dtype(dtype))
-        write_array(group, name, dtype, empty if layers is None else getattr(layers, name))
+        values = None if layers is None else getattr(layers, name)
+        if values is None:
+            values = np.zeros((0, 0)) if name == "expert_activations" else [math.nan] * num_layers
+        write_array(group, name, dtype, values)
+
+
+def _write_placements(file: h5py.File, placements: Sequence[PlacementStats]) -> None:
+    group = _write_items(file, "placements", placements)
+    write_array(group, PLACEMENT_SLOTS, SLOT, _slots([its.slots_LRC for its in placements]))
+
+
+def _slots(slots_LRC: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    """All placements' slots as one array; those with fewer ranks or slots are filled up as empty."""
+    if not slots_LRC:
+        return np.zeros((0, 0, 0, 0), np.int32)
+    widest = np.max([its.shape for its in slots_LRC], axis=0)
+    slots_PLRC = np.full((len(slots_LRC), *widest), EMPTY_SLOT, np.int32)
+    for whole_LRC, its_LRC in zip(slots_PLRC, slots_LRC, strict=True):
+        num_layers, num_ranks, num_slots = its_LRC.shape
+        assert num_layers == len(whole_LRC), f"{num_layers=} {whole_LRC.shape=}"
+        whole_LRC[:, :num_ranks, :num_slots] = its_LRC
+    return slots_PLRC

@@ -1,17 +1,18 @@
 """Compiles the C kernels for this CPU at first use, into a cache folder that many ranks may share.
 
 The file's name tells sources, compiler and CPU apart, so a home folder on several kinds of nodes is safe.
+Does not import torch: a planner uses the library, too.
 """
 
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 SOURCE_DIR = Path(__file__).parent
 COMPILERS = ("gcc", "cc", "clang")
@@ -58,7 +59,10 @@ def _compile(compiler: str, folder: Path, built: Path) -> None:
 
 def _torch_openmp() -> Path | None:
     """The OpenMP runtime that torch brings, if it brings GNU's."""
-    folder = Path(torch.__file__).parent
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return None
+    folder = Path(torch.origin).parent
     candidates = [*folder.glob("lib/libgomp*"), *folder.parent.glob("torch.libs/libgomp*")]
     return min(candidates, default=None)
 
@@ -80,7 +84,7 @@ def _key(compiler: str) -> str:
     for path in sorted((*SOURCE_DIR.glob("*.c"), *SOURCE_DIR.glob("*.h"))):
         digest.update(path.read_bytes())
     stat = os.stat(compiler)
-    facts = (FLAGS, compiler, stat.st_size, stat.st_mtime_ns, torch.__version__, _torch_openmp())
+    facts = (FLAGS, compiler, stat.st_size, stat.st_mtime_ns, version("torch"), _torch_openmp())
     digest.update(f"{facts} {platform.machine()} {_cpu_flags()}".encode())
     return digest.hexdigest()[:16]
 

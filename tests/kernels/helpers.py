@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from janus_hpc.kernels.ops import Ops, PackedExperts
-from scipy.special import softmax  # type: ignore[import-untyped]
+from janus_hpc.kernels.ops import Ops, PackedExperts, RouteRule
+from scipy.special import expit, softmax  # type: ignore[import-untyped]
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -140,35 +140,45 @@ def tied_logits(num_tokens: int, num_experts: int, seed: int = 7) -> Tensor:
 
 
 def plain_route(
-    logits_TE: Tensor,
-    top_k: int,
-    renormalize: bool,
-    scale: float,
-    num_groups: int = 0,
-    topk_groups: int = 0,
+    logits_TE: Tensor, rule: RouteRule, bias_E: Tensor | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Ids by a stable sort of the logits, which order as their scores do, and float64 weights."""
-    logits = logits_TE.double().numpy()
-    scores = softmax(logits, axis=1)
-    if num_groups:
-        best = logits.reshape(len(logits), num_groups, logits.shape[1] // num_groups).max(axis=2)
-        order = np.argsort(-best, axis=1, kind="stable")
-        outside = np.ones(best.shape, dtype=bool)
-        np.put_along_axis(outside, order[:, :topk_groups], False, axis=1)
-        masked = outside.repeat(logits.shape[1] // num_groups, axis=1)
-        logits, scores = np.where(masked, -np.inf, logits), np.where(masked, 0.0, scores)
-    ids = np.sort(np.argsort(-logits, axis=1, kind="stable")[:, :top_k], axis=1)
-    weights = np.take_along_axis(scores, ids, axis=1)
-    if renormalize:
-        weights = weights / weights.sum(axis=1, keepdims=True)
-    return ids, weights * scale
+    """Ids and float64 weights of one row after the other, by sorting."""
+    rows = [_plain_row(row, rule, bias_E) for row in logits_TE.double().numpy()]
+    shape = (len(rows), rule.top_k)
+    ids, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape)
+    for at, row in enumerate(rows):
+        ids[at], weights[at] = row
+    return ids, weights
 
 
-def assert_route(got: tuple[Tensor, Tensor], logits_TE: Tensor, *settings: float) -> None:
+def _plain_row(
+    logits: npt.NDArray[np.float64], rule: RouteRule, bias_E: Tensor | None
+) -> tuple[list[int], npt.NDArray[np.float64]]:
+    sigmoid, all_ids = rule.scoring == "sigmoid", range(len(logits))
+    scores = expit(logits) if sigmoid else softmax(logits)
+    # Where nothing is added, logits order as their scores do and make no ties by rounding.
+    keys = logits if bias_E is None and not rule.num_groups else scores
+    if bias_E is not None:
+        keys = scores + bias_E.double().numpy()
+    size = len(logits) // max(rule.num_groups, 1)
+    best = [sum(sorted(keys[g * size :][:size])[-1 - sigmoid :]) for g in range(rule.num_groups)]
+    kept = sorted(range(rule.num_groups), key=lambda g: -best[g])[: rule.topk_groups]
+    outside = [bool(rule.num_groups) and expert // size not in kept for expert in all_ids]
+    order = sorted(all_ids, key=lambda e: (outside[e], 0.0 if outside[e] else -keys[e]))
+    ids = sorted(order[: rule.top_k])
+    weights = np.array([0.0 if outside[e] else scores[e] for e in ids])
+    if rule.renormalize:
+        weights = weights / weights.sum()
+    return ids, weights * rule.scale
+
+
+def assert_route(
+    got: tuple[Tensor, Tensor], logits_TE: Tensor, rule: RouteRule, bias_E: Tensor | None = None
+) -> None:
     """ids equal and weights within rounding of the plain formula."""
     ids_TJ, weights_TJ = got
-    ids, weights = plain_route(logits_TE, *settings)  # type: ignore[arg-type]
+    ids, weights = plain_route(logits_TE, rule, bias_E)
     assert ids_TJ.dtype == torch.int32
     assert weights_TJ.dtype == torch.float32
-    np.testing.assert_array_equal(ids_TJ.numpy(), ids)
+    np.testing.assert_array_equal(ids_TJ.numpy(), ids, err_msg=str(rule))
     np.testing.assert_allclose(weights_TJ.numpy(), weights, rtol=2e-6, atol=1e-37)

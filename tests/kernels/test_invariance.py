@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from janus_hpc.kernels.native_ops import NativeOps
+from janus_hpc.kernels.ops import RouteRule
 from torch import Tensor
 
 from tests.kernels.helpers import (
@@ -90,7 +91,18 @@ def route(_: NativeOps, __: torch.dtype) -> RowsFn:
     logits = torch.cat((tied_logits(65, 160), normal(65, 160)))
 
     def run(ops: NativeOps, rows: Tensor) -> Tensor:
-        ids, weights = ops.route_softmax_topk(logits[rows], 6, True, 1.0)
+        ids, weights = ops.route(logits[rows], RouteRule(6, True, 1.0))
+        return torch.cat((ids.double(), weights.double()), dim=1)
+
+    return run
+
+
+def gate(packer: NativeOps, _: torch.dtype) -> RowsFn:
+    x, router = normal(NUM_ROWS, 301), packer.pack_linear(normal(64, 301, seed=1))
+    rule, bias = RouteRule(6, True, 2.5, 8, 3, "sigmoid"), normal(64, seed=2)
+
+    def run(ops: NativeOps, rows: Tensor) -> Tensor:
+        ids, weights = ops.gate(x[rows], router, rule, bias)
         return torch.cat((ids.double(), weights.double()), dim=1)
 
     return run
@@ -98,7 +110,7 @@ def route(_: NativeOps, __: torch.dtype) -> RowsFn:
 
 CASES: list[tuple[Make, torch.dtype]] = [
     *((make, dtype) for make in (linear, experts, attention) for dtype in DTYPES),
-    *((make, torch.float32) for make in (rms_norm, rope, silu_mul, route)),
+    *((make, torch.float32) for make in (rms_norm, rope, silu_mul, route, gate)),
 ]
 
 

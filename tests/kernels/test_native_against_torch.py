@@ -13,11 +13,9 @@ from tests.kernels.helpers import (
     ExpertWeights,
     PagedCache,
     assert_close,
-    assert_route,
     normal,
     random_choices,
     same_bits,
-    tied_logits,
 )
 
 Both = tuple[NativeOps, TorchOps]
@@ -249,49 +247,3 @@ def test_silu_mul_at_the_ends(both: Both) -> None:
     for ops in both:
         got = ops.silu_mul(gate, torch.ones_like(gate))
         torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=1e-35)
-
-
-@pytest.mark.parametrize("renormalize", [False, True])
-@pytest.mark.parametrize(
-    ("num_experts", "top_k", "num_groups", "topk_groups"),
-    [
-        (1, 1, 0, 0),
-        (20, 3, 0, 0),
-        (45, 45, 0, 0),
-        (128, 8, 0, 0),
-        (20, 3, 4, 2),
-        (160, 6, 8, 3),
-        (12, 5, 6, 1),
-    ],
-)
-def test_route(
-    both: Both,
-    num_experts: int,
-    top_k: int,
-    num_groups: int,
-    topk_groups: int,
-    renormalize: bool,
-) -> None:
-    for num_tokens in (0, 1, 33):
-        logits_TE = tied_logits(num_tokens, num_experts)
-        for ops in both:
-            got = ops.route_softmax_topk(
-                logits_TE,
-                top_k,
-                renormalize,
-                2.5,
-                num_groups=num_groups,
-                topk_groups=topk_groups,
-            )
-            assert_route(got, logits_TE, top_k, renormalize, 2.5, num_groups, topk_groups)
-
-
-def test_route_of_bad_logits_still_names_experts(both: Both) -> None:
-    logits_TE = torch.zeros(3, 20)
-    logits_TE[0, 7] = float("nan")
-    logits_TE[1, 7] = float("inf")
-    logits_TE[2] = float("-inf")
-    for ops in both:
-        ids_TJ, weights_TJ = ops.route_softmax_topk(logits_TE, 3, True, 1.0)
-        assert ids_TJ.tolist() == [[0, 1, 2]] * 3
-        assert bool(weights_TJ.isnan().all())

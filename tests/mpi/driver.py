@@ -26,12 +26,15 @@ def tokens(step: int, layer: int, role: int, m: int, num_tokens: int, dtype: tor
     return (number % 251 - 125).to(dtype)
 
 
-def route(x_TD: Tensor) -> Routing:
-    """K different experts and exact weights from a row's first numbers."""
+def route(x_TD: Tensor, num_expert_ranks: int = 1) -> Routing:
+    """K different experts and exact weights from a row's first numbers; owners in contiguous order."""
     first_T1 = x_TD[:, :1].long() + 125
     ids_TK = (first_T1 * 5 + torch.arange(K) * (1 + first_T1 % 5)) % NUM_EXPERTS
     weights_TK = (1 + (first_T1 + torch.arange(K)) % 8) / 8
-    return Routing(ids_TK.sort(dim=1).values.int(), weights_TK.float())
+    ids_TK = ids_TK.sort(dim=1).values.int()
+    starts = torch.tensor([its.start for its in contiguous_experts(NUM_EXPERTS, num_expert_ranks)])
+    owners_TK = torch.searchsorted(starts, ids_TK.long(), right=True).int() - 1
+    return Routing(ids_TK, weights_TK.float(), owners_TK)
 
 
 def outputs(x_RD: Tensor, ids_R: Tensor, weights_R: Tensor) -> Tensor:
@@ -91,7 +94,8 @@ class Driver:
 
     def send(self, layer: int, m: int) -> None:
         x_TD = self.rows(layer, self.a, m)
-        routing = route(x_TD) if self.exchange.gate == "agate" else None
+        num_ranks = len(self.topology.expert_ranks)
+        routing = route(x_TD, num_ranks) if self.exchange.gate == "agate" else None
         self.exchange.send_tokens(layer, m, x_TD, routing)
 
     def answer(self, layer: int, m: int) -> None:
@@ -148,13 +152,12 @@ def run(
     if topology.roles[world.world_rank] is Role.PARKED:
         return 0
     dtype = [torch.float32, torch.bfloat16, torch.float16][num_microbatches % 3]
-    placement = contiguous_experts(NUM_EXPERTS, len(topology.expert_ranks))
     exchange = make_exchange(
         world,
         topology,
         kind=kind,
         gate=gate,
-        rules=GateRules(top_k=K, placement=placement),
+        rules=GateRules(top_k=K),
         inter=inter,
         hidden=D,
         row_dtype=dtype,

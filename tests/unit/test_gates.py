@@ -1,22 +1,27 @@
 """Routed experts with the gate on either side: the same bits, and activity that is right or absent."""
 
-import numpy as np
 import pytest
 import torch
+from janus_hpc.kernels.balance import balance
 from janus_hpc.kernels.make import make_ops
 from janus_hpc.kernels.ops import Ops
+from janus_hpc.kernels.slot_lists import SlotLists
+from janus_hpc.kernels.slot_map import Balanced, SlotMap
 
-from janus_hpc.comm.exchange import RoutedRows
+from janus_hpc.comm.exchange import RoutedRows, Routing
 from janus_hpc.experts import expert_model
 from janus_hpc.experts.activity import ExpertActivity, over_ranks
+from janus_hpc.experts.balancer import Balancer
 from janus_hpc.experts.expert_model import ExpertModel
 from janus_hpc.experts.gate import Gate
+from janus_hpc.experts.route_sampler import RouteSampler
+from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.layers.source import SizingSource, SlabSource
 from janus_hpc.models.spec import GqaSpec, ModelSpec, MoeSpec, RopeSpec
-from janus_hpc.topology import contiguous_experts
+from janus_hpc.placement.make import make_placement
 from janus_hpc.weights.random import RandomWeights
 
-# Legend: N tokens, D hidden, K choices, E experts.
+# Legend: N tokens, D hidden, K choices, E experts, P ways to come to the sums.
 
 SPEC = ModelSpec(
     architecture="",
@@ -34,11 +39,12 @@ SPEC = ModelSpec(
     sparse_layers=(0, 2),
 )
 LAYER = 2
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def ops(tmp_path_factory: pytest.TempPathFactory) -> Ops:
-    made = make_ops(torch.device("cpu"), 1, tmp_path_factory.mktemp("cache"))
+    made = make_ops(CPU, 1, tmp_path_factory.mktemp("cache"))
     if made.why:
         pytest.skip(f"bits are promised by the compiled kernels alone: {made.why}")
     return made
@@ -51,22 +57,34 @@ def gate_of(ops: Ops, reader: RandomWeights) -> Gate:
     return Gate(SPEC, ops, SlabSource(ops, torch.float32, slab_bytes, reader))
 
 
-def rank_models(ops: Ops, num_ranks: int, dtype: torch.dtype) -> list[ExpertModel]:
-    reader = RandomWeights(3, dtype)
+def rank_models(ops: Ops, num_ranks: int, num_slots: int, dtype: torch.dtype) -> list[ExpertModel]:
     gate = gate_of(ops, RandomWeights(3, torch.float32))
-    placement = contiguous_experts(SPEC.moe.num_experts, num_ranks)
-    models = []
-    for ids in placement:
-        activity = ExpertActivity(SPEC.sparse_layers, SPEC.moe.num_experts, placement)
-        models.append(ExpertModel(SPEC, ops, gate, ids, activity))
-        models[-1].load(reader, dtype, torch.device("cpu"))
-    return models
+    placement = make_placement(
+        "janus",
+        num_layers=len(SPEC.sparse_layers),
+        num_experts=SPEC.moe.num_experts,
+        num_ranks=num_ranks,
+        num_slots=num_slots,
+    )
+    return [
+        ExpertModel(
+            SPEC,
+            ops,
+            gate,
+            Balancer(ops, placement, SPEC.sparse_layers, "aebs", 0, CPU),
+            expert_rank,
+            reader=RandomWeights(3, dtype),
+            dtype=dtype,
+            device=CPU,
+        )
+        for expert_rank in range(num_ranks)
+    ]
 
 
-def routed_to(model: ExpertModel, gate: Gate, x_ND: torch.Tensor, order: int) -> RoutedRows:
+def routed_to(expert_rank: int, routing: Routing, x_ND: torch.Tensor, order: int) -> RoutedRows:
     """What an attention side that holds the gate would send to one rank, in a shuffled order."""
-    routing = gate.route(LAYER, x_ND)
-    rows, choices = torch.where(torch.isin(routing.ids_TK, torch.tensor(model.expert_ids)))
+    assert routing.owners_TK is not None
+    rows, choices = torch.where(routing.owners_TK == expert_rank)
     generator = torch.Generator().manual_seed(order)
     shuffled = torch.randperm(len(rows), generator=generator)
     rows, choices = rows[shuffled], choices[shuffled]
@@ -79,57 +97,75 @@ def routed_to(model: ExpertModel, gate: Gate, x_ND: torch.Tensor, order: int) ->
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 7, 40])
-@pytest.mark.parametrize("num_ranks", [1, 3, 13])
+@pytest.mark.parametrize(("num_ranks", "num_slots"), [(1, 13), (3, 5), (3, 8), (13, 1), (5, 13)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_both_gates_give_the_same_bits(
-    ops: Ops, num_tokens: int, num_ranks: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_both_gates_give_the_same_bits_on_any_ranks(
+    ops: Ops,
+    num_tokens: int,
+    num_ranks: int,
+    num_slots: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(expert_model, "ROWS_AT_ONCE", 11)  # several portions
     generator = torch.Generator().manual_seed(num_tokens)
     x_ND = torch.randn((num_tokens, SPEC.hidden), generator=generator).to(dtype)
-    models = rank_models(ops, num_ranks, dtype)
+    models = rank_models(ops, num_ranks, num_slots, dtype)
     # The attention side's gate is built by itself.
-    gate = gate_of(ops, RandomWeights(3, torch.float32))
-    for model in models:
-        on_expert_side_ND, on_attention_side_ND = torch.zeros(
-            (2, num_tokens, SPEC.hidden), dtype=torch.float64
-        )
-        model.compute(LAYER, x_ND, on_expert_side_ND)
-        model.compute_routed(LAYER, routed_to(model, gate, x_ND, num_ranks), on_attention_side_ND)
-        assert torch.equal(
-            on_expert_side_ND.view(torch.int64), on_attention_side_ND.view(torch.int64)
-        )
+    placement = models[0].balancer.placement
+    gate = RoutedGate(
+        gate_of(ops, RandomWeights(3, torch.float32)),
+        Balancer(ops, placement, SPEC.sparse_layers, "aebs", 0, CPU),
+        RouteSampler(SPEC.sparse_layers, SPEC.moe.num_experts, SPEC.moe.top_k),
+    )
+    routing = gate.route(LAYER, x_ND)
+    sums_PND = torch.zeros((3, num_tokens, SPEC.hidden), dtype=torch.float64)
+    rank_models(ops, 1, 13, dtype)[0].compute(LAYER, x_ND, sums_PND[0])
+    for expert_rank, model in enumerate(models):
+        part_PND = torch.zeros((2, num_tokens, SPEC.hidden), dtype=torch.float64)
+        model.compute(LAYER, x_ND, part_PND[0])
+        model.compute_routed(LAYER, routed_to(expert_rank, routing, x_ND, num_ranks), part_PND[1])
+        assert torch.equal(part_PND[0].view(torch.int64), part_PND[1].view(torch.int64))
+        sums_PND[1:] += part_PND
+    for its_ND in sums_PND[1:]:
+        assert torch.equal(its_ND, sums_PND[0])
     if num_tokens > 1:
-        assert on_expert_side_ND.any()
+        assert sums_PND.any()
+
+
+def balanced(ids_NK: list[list[int]]) -> Balanced:
+    """Experts 0 to 2 on one rank, 3 to 5 on another."""
+    lists = SlotLists([[0, 1, 2], [3, 4, 5]], 6)
+    return balance(torch.tensor(ids_NK), SlotMap.make(lists, CPU), "first", 0)
 
 
 def test_activity_of_ranks_that_see_their_own_rows_alone() -> None:
-    placement = contiguous_experts(6, 2)
-    ids_NK = [torch.tensor([[0, 1], [1, 5]]), torch.tensor([[3, 5]]), torch.tensor([[0, 2]])]
-    whole = ExpertActivity((4,), 6, placement)
-    ranks = [ExpertActivity((4,), 6, placement) for _ in placement]
+    ids_NK = [[[0, 1], [1, 5]], [[3, 5]], [[0, 2]]]
+    whole = ExpertActivity((4,), 6)
+    ranks = [ExpertActivity((4,), 6) for _ in range(2)]
     for choices_NK in ids_NK:
-        whole.record(4, choices_NK)
-        for activity, experts in zip(ranks, placement, strict=True):
-            flat = choices_NK.flatten()
-            activity.record_own(4, flat[(flat >= experts.start) & (flat < experts.stop)])
+        whole.record(4, balanced(choices_NK))
+        for first, activity in zip((0, 3), ranks, strict=True):
+            flat = torch.tensor(choices_NK).flatten()
+            activity.record_own(4, flat[(flat >= first) & (flat < first + 3)])
     found = over_ranks(ranks)
     assert found is not None
     assert whole.tokens_LE.tolist() == [[2, 2, 1, 1, 0, 2]]
-    assert np.array_equal(found.tokens_LE, whole.tokens_LE)
+    assert torch.equal(found.tokens_LE, whole.tokens_LE)
     assert found.a_max_max_L.tolist() == whole.a_max_max_L.tolist() == [2]
-    assert found.num_passes_L.tolist() == whole.num_passes_L.tolist() == [3]
+    assert found.num_passes_L == whole.num_passes_L == [3]
     assert whole.a_max_mean().tolist() == [2.0]
-    assert np.isnan(found.a_max_mean()).all(), "it cannot be known from ranks apart"
+    assert whole.activated_mean().tolist() == pytest.approx([7 / 3])
+    assert found.a_max_mean().isnan().all(), "it cannot be known from ranks apart"
 
 
 def test_activity_of_ranks_that_see_all_is_that_of_one() -> None:
-    placement = contiguous_experts(6, 2)
-    ranks = [ExpertActivity((4,), 6, placement) for _ in placement]
+    ranks = [ExpertActivity((4,), 6) for _ in range(2)]
     for activity in ranks:
-        activity.record(4, torch.tensor([[0, 5]]))
-    found = over_ranks(ranks)
+        activity.record(4, balanced([[0, 5]]))
+    found = over_ranks([its.to_cpu() for its in ranks])
     assert found is not None and found.tokens_LE.sum() == 2
     assert over_ranks([]) is None
     found.clear()
-    assert not found.tokens_LE.any() and not found.num_passes_L.any()
+    assert not found.tokens_LE.any() and not any(found.num_passes_L)
+    assert ranks[0].num_passes_L == [1], "a copy is its own"

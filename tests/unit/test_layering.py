@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ LEVELS = [
     ["planner", "results"],
     ["batcher", "models", "experts", "rows", "sampling"],
     ["layers", "comm", "weights"],
-    ["kvcache", "demo", "cli_options"],
+    ["kvcache", "demo", "cli_options", "placement", "routing"],
     ["launch", "log", "kernels", "topology", "config", "models.spec"],
     ["core", "errors", "janus_hpc"],
 ]
@@ -105,12 +107,21 @@ def test_who_may_import(package: str, allowed: tuple[str, ...]) -> None:
     assert all(name.startswith(allowed) for name in users), users
 
 
-@pytest.mark.parametrize("package", ["rows", "results", "planner", "topology", "launch", "config"])
+LIGHT = ["rows", "results", "planner", "placement", "routing", "topology", "launch", "config"]
+
+
+@pytest.mark.parametrize("package", LIGHT)
 def test_light_packages_do_not_need_torch_or_mpi(package: str) -> None:
     heavy = {"torch", "mpi4py", "transformers"}
     for name, path in modules().items():
         if name.split(".")[0] == package:
             assert not heavy & {its.split(".")[0] for its in imports(path)}, name
+
+
+@pytest.mark.parametrize("module", ["planner.a_max_table", "routing.trace_file", "results.verify"])
+def test_what_needs_no_torch_does_not_load_it(module: str) -> None:
+    code = f"import sys, janus_hpc.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
 def test_only_launch_reads_the_environment() -> None:
@@ -120,8 +131,6 @@ def test_only_launch_reads_the_environment() -> None:
 
 
 def test_kernels_import_only_torch_and_triton_beside_the_standard_library() -> None:
-    import sys
-
     for name, path in modules().items():
         if name.startswith("kernels."):
             heads = {its.split(".")[0] for its in imports(path)}

@@ -10,7 +10,7 @@ import pytest
 
 from janus_hpc.config import RunConfig
 from janus_hpc.demo import demo_model_dir
-from janus_hpc.engine.plan import RunPlan
+from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.prepare import prepare
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
@@ -26,12 +26,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def allocation(node_ids: list[int]) -> Allocation:
+    hosts = [f"node{node}" for node in node_ids]
+    return Allocation(node_ids=node_ids, hosts=hosts, device="cpu", room_bytes=1 << 30)
+
+
 def plan(folder: Path, num_ranks: int = 1, **options: Any) -> RunPlan:
     values = {"prompts": str(folder / "rows.jsonl"), "model": str(folder / "model")}
     values |= {"output": str(folder / "out.h5")} | options
     config = RunConfig(**values)
     with ExitStack() as held:
-        made = prepare(config, LaunchEnv(), [0] * num_ranks, ["here"] * num_ranks, "cpu", held)
+        made = prepare(config, LaunchEnv(), allocation([0] * num_ranks), held)
     assert isinstance(made, RunPlan)
     return made
 
@@ -137,7 +142,7 @@ def test_exchange_over_nodes_is_refused_early(folder: Path) -> None:
     values = {"prompts": str(folder / "rows.jsonl"), "exchange": "shm", "split": "1a1e"}
     config = RunConfig(model=str(folder / "model"), output=str(folder / "out.h5"), **values)
     with pytest.raises(UsageError, match="--exchange shm"), ExitStack() as held:
-        prepare(config, LaunchEnv(), [0, 1], ["here", "there"], "cpu", held)
+        prepare(config, LaunchEnv(), allocation([0, 1]), held)
 
 
 def test_a_context_beyond_the_model_is_refused(folder: Path) -> None:

@@ -6,10 +6,13 @@ import pytest
 import torch
 from janus_hpc.kernels.torch_ops import TorchOps
 
-from janus_hpc.engine.build import build_attention, build_experts, build_gate
+from janus_hpc.engine.build import build_attention, build_gate
+from janus_hpc.experts.balancer import Balancer
+from janus_hpc.experts.expert_model import ExpertModel
 from janus_hpc.models.registry import load_spec
 from janus_hpc.models.spec import ModelSpec, gate_name
-from janus_hpc.topology import contiguous_experts
+from janus_hpc.placement.make import make_placement
+from janus_hpc.placement.placement import Placement
 from janus_hpc.weights.checkpoint import Checkpoint
 from tests.jobs.models import deepseek_config, qwen_config, save_model
 
@@ -35,11 +38,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def expert_names(spec: ModelSpec, experts: range) -> set[str]:
+def expert_names(spec: ModelSpec, placement: Placement, expert_rank: int) -> set[str]:
     return {
         name
-        for layer in spec.sparse_layers
-        for expert in experts
+        for index, layer in enumerate(spec.sparse_layers)
+        for expert in placement.experts_of(index, expert_rank)
         for name in spec.expert_tensors(layer, expert)
     }
 
@@ -47,12 +50,29 @@ def expert_names(spec: ModelSpec, experts: range) -> set[str]:
 @pytest.mark.parametrize("expert_rank", [0, 1, 2])
 def test_an_expert_rank_reads_its_own_experts_and_the_gates(folder: Path, expert_rank: int) -> None:
     spec = load_spec(folder)
-    placement, ops = contiguous_experts(spec.moe.num_experts, 3), TorchOps(CPU)
+    ops = TorchOps(CPU)
+    placement = make_placement(
+        "janus",
+        num_layers=len(spec.sparse_layers),
+        num_experts=spec.moe.num_experts,
+        num_ranks=3,
+        num_slots=-(-spec.moe.num_experts // 3) + 2,
+    )
+    balancer = Balancer(ops, placement, spec.sparse_layers, "aebs", 0, CPU)
     with Checkpoint(folder) as checkpoint:
         gate = build_gate(spec, ops, checkpoint, OneRank(True), CPU)
-        build_experts(spec, ops, checkpoint, gate, torch.float32, CPU, placement, expert_rank)
+        ExpertModel(
+            spec,
+            ops,
+            gate,
+            balancer,
+            expert_rank,
+            reader=checkpoint,
+            dtype=torch.float32,
+            device=CPU,
+        )
         gates = {gate_name(layer) for layer in spec.sparse_layers}
-        assert set(checkpoint.names_read) == gates | expert_names(spec, placement[expert_rank])
+        assert set(checkpoint.names_read) == gates | expert_names(spec, placement, expert_rank)
         assert len(checkpoint.names_read) == len(set(checkpoint.names_read))
 
 
@@ -73,7 +93,10 @@ def test_ranks_beside_the_leader_read_nothing_shared(folder: Path) -> None:
 def test_every_tensor_belongs_to_exactly_one_part(folder: Path) -> None:
     spec = load_spec(folder)
     parts = [set(spec.attention_tensors()), set(spec.gate_tensors())]
-    parts += [expert_names(spec, range(e, e + 1)) for e in range(spec.moe.num_experts)]
+    parts += [
+        {name for layer in spec.sparse_layers for name in spec.expert_tensors(layer, expert)}
+        for expert in range(spec.moe.num_experts)
+    ]
     with Checkpoint(folder) as checkpoint:
         assert sum(map(len, parts)) == len(checkpoint.names())
         assert set.union(*parts) == set(checkpoint.names())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,9 @@ from janus_hpc.results.commands import results as results_group
 from janus_hpc.results.export import export
 from janus_hpc.results.journal import JournalWriter
 from janus_hpc.results.merge import merge
+from janus_hpc.results.stats import RunStats
+from janus_hpc.routing.trace import RoutingTrace
+from janus_hpc.routing.trace_file import read_trace
 
 CHOSEN = float(np.float32(-0.1))
 
@@ -52,14 +56,15 @@ def rows(shift_s: float = 0.0) -> list[RowResult]:
     ]
 
 
-def make_file(folder: Path, shift_s: float = 0.0) -> Path:
+def make_file(folder: Path, shift_s: float = 0.0, stats: RunStats | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     writer = JournalWriter(folder, 0, 0, bytes(32))
     writer.append_group(rows(shift_s))
     writer.close()
     out = folder / "out.h5"
     attrs = {"model": "m", "created": 12}
-    merge(folder, out, 4, bytes(32), attrs, chat=np.array([False, False, True, True]))
+    chat = np.array([False, False, True, True])
+    merge(folder, out, 4, bytes(32), attrs, chat=chat, stats=stats)
     return out
 
 
@@ -145,8 +150,52 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         export(make_file(tmp_path), "parquet", io.BytesIO())
 
 
+def test_trace(tmp_path: Path) -> None:
+    path = make_file(tmp_path / "run", stats=RunStats(routing=make_trace()))
+    target = tmp_path / "trace.h5"
+    command = ["export", str(path), "--to", "trace", "-o", str(target)]
+    assert CliRunner().invoke(results_group, command).exit_code == 0
+    assert [each.name for each in target.parent.glob("trace*")] == ["trace.h5"]
+    with h5py.File(target) as file, h5py.File(path) as whole:
+        assert sorted(file) == ["routing"]
+        assert (file.attrs["model"], file.attrs["created"]) == ("m", 12)
+        assert dict(file["routing"].attrs) == dict(whole["routing"].attrs)
+        assert sorted(file["routing"]) == sorted(whole["routing"])
+        for name, dataset in file["routing"].items():
+            assert np.array_equal(dataset[()], whole["routing"][name][()]), name
+            assert dataset.attrs["sha256"] == whole["routing"][name].attrs["sha256"]
+    assert read_trace(target).routes_NK(0).tolist() == [[1, 0], [0, 1]]
+    shown = CliRunner().invoke(results_group, ["export", str(path), "--to", "trace"])
+    assert shown.stdout_bytes == target.read_bytes()
+    CliRunner().invoke(results_group, [*command, "--no-timing"])
+    with h5py.File(target) as file:
+        assert file.attrs["created"] == 0
+
+
+def make_trace() -> RoutingTrace:
+    return RoutingTrace(
+        layer_ids=(3,),
+        num_experts=2,
+        top_k=2,
+        num_tokens_L=np.array([2]),
+        counts_LE=np.array([[2, 2]]),
+        coactivation_LEE=np.array([[[0, 2], [2, 0]]]),
+        num_routes_L=np.array([2]),
+        routes_LWK=np.array([[[1, 0], [0, 1], [-1, -1]]], np.int16),
+    )
+
+
+def test_no_trace_to_export(tmp_path: Path) -> None:
+    path = make_file(tmp_path / "run")
+    command = ["export", str(path), "--to", "trace", "-o", str(tmp_path / "trace.h5")]
+    problem = CliRunner().invoke(results_group, command).exception
+    assert isinstance(problem, UsageError)
+    assert f"{path}: its run recorded no routing" in str(problem)
+    assert not list(tmp_path.glob("trace*"))
+
+
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="known: jsonl, openai, parquet"):
+    with pytest.raises(UsageError, match="known: jsonl, openai, parquet, trace"):
         export(make_file(tmp_path), "csv", io.BytesIO())
 
 

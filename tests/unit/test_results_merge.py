@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from janus_hpc.results.journal import JournalWriter
 from janus_hpc.results.manifest import Launch
 from janus_hpc.results.merge import MergeReport, merge
 from janus_hpc.results.reader import ResultsFile
-from janus_hpc.results.stats import BatchStats, LayerStats, RunStats
+from janus_hpc.results.stats import BatchStats, LayerStats, PlacementStats, RunStats
 from janus_hpc.results.verify import verify
+from janus_hpc.routing.trace import RoutingTrace
+from janus_hpc.routing.trace_file import read_trace
 
 FINGERPRINT = bytes(32)
 TEXTS = ["", "plain", "nul \0 inside", "emoji \U0001f600\u00e9", "line\nend"]
+PLACEMENT_TEXTS = ("kind", "why", "digest")
 STATS = RunStats(
     batches=[
         BatchStats(
@@ -31,13 +35,56 @@ STATS = RunStats(
             num_tokens=9,
             seconds=2.5,
             tpot_s=0.125,
-        )
+        ),
+        BatchStats(
+            plan="{}",
+            split="1a2e",
+            exchange="host",
+            num_rows=2,
+            num_tokens=5,
+            seconds=1.5,
+            tpot_s=0.25,
+            epoch=1,
+            slots_moved=3,
+            move_s=0.75,
+            a_max_mean=1.25,
+            experts_s=0.5,
+            num_passes=11,
+            placement="even: no trace \u00e9",
+        ),
     ],
     layers=LayerStats(
         expert_activations=np.arange(6, dtype=np.int64).reshape(2, 3),
         a_max_mean=np.array([1.5, 2.5]),
         a_max_max=np.array([2, 3]),
         num_steps=7,
+        activated_mean=np.array([2.25, 2.75]),
+    ),
+    placements=[
+        PlacementStats(
+            epoch=0,
+            slots_LRC=np.array([[[0, 1, 2]], [[2, 1, 0]]], np.int32),
+            kind="even",
+            why="no trace",
+            digest="ab12",
+        ),
+        PlacementStats(
+            epoch=1,
+            slots_LRC=np.array([[[0, 1], [2, -1]], [[2, 0], [1, 0]]], np.int32),
+            kind="balanced",
+            why="\u00e9",
+            digest="",
+        ),
+    ],
+    routing=RoutingTrace(
+        layer_ids=(0, 2),
+        num_experts=3,
+        top_k=1,
+        num_tokens_L=np.array([3, 1]),
+        counts_LE=np.array([[2, 0, 1], [0, 1, 0]]),
+        coactivation_LEE=np.zeros((2, 3, 3), np.int64),
+        num_routes_L=np.array([2, 1]),
+        routes_LWK=np.array([[[2], [0]], [[1], [-1]]], np.int16),
     ),
     launches=[Launch(0, {"split": "1a3e"}), Launch(1, {"split": "2a2e"})],
 )
@@ -124,7 +171,7 @@ def test_plain_h5py_reads_every_column(tmp_path: Path) -> None:
         torn_bytes=0,
     )
     with h5py.File(out) as file:
-        assert file.attrs["schema_version"] == 1
+        assert file.attrs["schema_version"] == 2
         assert (file.attrs["model"], file.attrs["x"], file.attrs["num_rows"]) == ("m", 0.5, 23)
         assert json.loads(file.attrs["nested"]) == {"a": [1, None]}
         assert file["rows/index"][:].tolist() == list(range(23))
@@ -132,14 +179,75 @@ def test_plain_h5py_reads_every_column(tmp_path: Path) -> None:
         assert file["rows/chat"][:].tolist() == chat.tolist()
         for result in results:
             check_row(file, result)
-        assert file["batches/tpot_s"][:].tolist() == [0.125]
+        assert file["batches/tpot_s"][:].tolist() == [0.125, 0.25]
         assert np.isnan(file["batches/tpot_predicted_s"][0])
+        check_batches(file)
+        check_placements(file)
+        check_routing(file)
         assert ragged(file, "batches/split", 0).tobytes() == b"1a3e"
         assert file["layers/expert_activations"][:].tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert file["layers/activated_mean"][:].tolist() == [2.25, 2.75]
         assert file["layers"].attrs["num_steps"] == 7
         assert file["launches/num_rows"][:].tolist() == [12, 11]
         assert json.loads(ragged(file, "launches/info", 1).tobytes()) == {"split": "2a2e"}
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def check_batches(file: h5py.File) -> None:
+    for name, second in {
+        "epoch": 1,
+        "slots_moved": 3,
+        "move_s": 0.75,
+        "num_passes": 11,
+    }.items():
+        assert file[f"batches/{name}"][:].tolist() == [0, second], name
+    for name, second in {"a_max_mean": 1.25, "experts_s": 0.5}.items():
+        assert np.isnan(file[f"batches/{name}"][0]) and file[f"batches/{name}"][1] == second
+    assert ragged(file, "batches/placement", 0).tobytes() == b""
+    assert ragged(file, "batches/placement", 1).tobytes().decode() == "even: no trace \u00e9"
+
+
+def check_placements(file: h5py.File) -> None:
+    """The first has one rank less and one slot more; both are filled up with empty slots."""
+    assert file["placements/epoch"][:].tolist() == [0, 1]
+    assert file["placements/slots"].dtype == np.dtype("<i4")
+    none = [-1, -1, -1]
+    assert file["placements/slots"][0].tolist() == [[[0, 1, 2], none], [[2, 1, 0], none]]
+    assert file["placements/slots"][1].tolist() == [
+        [[0, 1, -1], [2, -1, -1]],
+        [[2, 0, -1], [1, 0, -1]],
+    ]
+    texts = {
+        name: ragged(file, f"placements/{name}", 1).tobytes().decode() for name in PLACEMENT_TEXTS
+    }
+    assert texts == {"kind": "balanced", "why": "\u00e9", "digest": ""}
+
+
+def check_routing(file: h5py.File) -> None:
+    routing = file["routing"]
+    assert (routing.attrs["num_experts"], routing.attrs["top_k"]) == (3, 1)
+    assert routing["layer_ids"][:].tolist() == [0, 2]
+    assert routing["num_tokens"][:].tolist() == [3, 1]
+    assert routing["counts"][:].tolist() == [[2, 0, 1], [0, 1, 0]]
+    assert routing["coactivation"].shape == (2, 3, 3)
+    assert routing["num_routes"][:].tolist() == [2, 1]
+    assert routing["routes"][:].tolist() == [[[2], [0]], [[1], [-1]]]
+
+
+def test_a_run_that_measured_nothing(tmp_path: Path) -> None:
+    spread(tmp_path, make_results(3))
+    out, _ = run_merge(tmp_path, 3)
+    assert verify(out).findings == []
+    with h5py.File(out) as file:
+        assert file["placements/slots"].shape == (0, 0, 0, 0)
+        assert file["routing/coactivation"].shape == (0, 0, 0)
+        assert file["layers/activated_mean"].shape == (0,)
+    layers = STATS.layers
+    assert layers is not None
+    stats = RunStats(layers=replace(layers, activated_mean=None))
+    out, _ = run_merge(tmp_path, 3, stats=stats)
+    with h5py.File(out) as file:
+        assert np.isnan(file["layers/activated_mean"][:]).tolist() == [True, True]
 
 
 def check_row(file: h5py.File, result: RowResult) -> None:
@@ -188,6 +296,9 @@ def test_reader_gives_back_what_was_journaled(tmp_path: Path) -> None:
         assert list(file.rows(7, 9)) == results[7:9]
         assert (file.num_rows, file.attrs["model"]) == (40, "m")
     assert verify(out).findings == []
+    trace = read_trace(out)
+    assert trace.layer_ids == (0, 2)
+    assert trace.routes_NK(0).tolist() == [[2], [0]]
 
 
 def test_columns_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 Knows what it takes, not what else could be taken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mpi4py import MPI
@@ -28,10 +28,9 @@ _MEMORY_TAG = 79
 
 @dataclass(frozen=True, kw_only=True)
 class GateRules:
-    """What routing on the attention side needs: choices a token, and the experts of each expert rank."""
+    """What routing on the attention side needs: choices a token."""
 
     top_k: int
-    placement: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ def make_staged_exchange(
     memory = GroupMemory(memory_comm, fabric, group, sizes, frames)
     cargo: DenseCargo | RoutedCargo = DenseCargo(memory)
     if rules is not None and frames is not None:
-        router = Router(fabric, rules.placement)
+        router = Router(fabric)
         cargo = RoutedCargo(memory, fabric, group, sizes, frames, router)
     chunk_rows = max(1, options.chunk_bytes // sizes.row_bytes) if rules is None else None
     return StagedExchange(

@@ -29,23 +29,22 @@ class Choices:
 
 
 class Router:
-    """Which expert rank holds which expert: one place for each."""
+    """Sorts a rank's choices by the expert rank that serves them."""
 
-    def __init__(self, fabric: Fabric, placement: Sequence[Sequence[int]]) -> None:
-        """placement[e]: experts of the e-th expert rank in world order."""
-        world_order = sorted(fabric.expert_ranks)
-        num_experts = sum(map(len, placement))
-        self._owner_E = torch.zeros(num_experts, dtype=torch.int64)
-        for rank, experts in zip(world_order, placement, strict=True):
-            self._owner_E[list(experts)] = fabric.expert_ranks.index(rank)
-        self._num_owners = len(world_order)
+    def __init__(self, fabric: Fabric) -> None:
+        role_ranks = sorted(fabric.expert_ranks)
+        places = [fabric.expert_ranks.index(world_rank) for world_rank in role_ranks]
+        # Expert role rank -> place among fabric.expert_ranks.
+        self._place_E = torch.tensor(places, dtype=torch.int64)
 
     def choices(self, routing: Routing) -> Choices:
         """Sort a rank's choices."""
+        assert routing.owners_TK is not None, "rows travel to their experts: owners are needed"
         ids_R = routing.ids_TK.reshape(-1).cpu().long()
-        owners_R = self._owner_E[ids_R]
-        order_R = torch.argsort(owners_R * len(self._owner_E) + ids_R, stable=True)
-        counts = torch.bincount(owners_R, minlength=self._num_owners).tolist()
+        places_R = self._place_E[routing.owners_TK.reshape(-1).cpu().long()]
+        by_expert_R = ids_R.argsort(stable=True)
+        order_R = by_expert_R[places_R[by_expert_R].argsort(stable=True)]
+        counts = torch.bincount(places_R, minlength=len(self._place_E)).tolist()
         weights_R = routing.weights_TK.reshape(-1).cpu()[order_R]
         return Choices(order_R // routing.ids_TK.shape[1], ids_R[order_R], weights_R, counts)
 

@@ -20,10 +20,22 @@ _QWEN = {
     "torch_dtype": "float32",
 }
 
+_QWEN_LARGE = {
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000.0,
+    "torch_dtype": "bfloat16",
+}
+
 
 def shapes() -> dict[str, dict[str, Any]]:
     """Name -> config.json. `moe-211m` is the shape docs/performance.md reports on; `moe-47m` has
-    experts so narrow that attention takes about as long as they do.
+    experts so narrow that attention takes about as long as they do; the qwen3 shapes are those of the
+    published models.
     """
     hidden_512 = {
         "hidden_size": 512,
@@ -51,6 +63,24 @@ def shapes() -> dict[str, dict[str, Any]]:
             "num_experts_per_tok": 4,
             "moe_intermediate_size": 64,
             "vocab_size": 512,
+        },
+        "qwen3-30b-a3b": _QWEN
+        | _QWEN_LARGE
+        | {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "moe_intermediate_size": 768,
+        },
+        "qwen3-235b-a22b": _QWEN
+        | _QWEN_LARGE
+        | {
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 94,
+            "num_attention_heads": 64,
+            "moe_intermediate_size": 1536,
         },
     }
 
