@@ -5,18 +5,27 @@ more ranks than cores. Knows nothing of roles or of what is sent.
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
-from janus_hpc.comm.waits import WaitPolicy, wait_request
+from janus_hpc.comm.waits import WaitPolicy, wait_request, wait_until
 
 
-def barrier(comm: MPI.Comm, policy: WaitPolicy) -> None:
-    """Wait for every rank of `comm`. Collective."""
-    wait_request(comm.Ibarrier(), policy, lambda: "waiting for all ranks at a barrier")
+def barrier(
+    comm: MPI.Comm, policy: WaitPolicy, meanwhile: Callable[[], None] | None = None
+) -> None:
+    """Wait for every rank of `comm`, calling `meanwhile` between polls. Collective."""
+    request = comm.Ibarrier()
+
+    def is_over() -> bool:
+        if meanwhile is not None:
+            meanwhile()
+        return request.Test()
+
+    wait_until(is_over, policy, lambda: "waiting for all ranks at a barrier")
 
 
 def allgather_objects(comm: MPI.Comm, value: object, policy: WaitPolicy) -> list[Any]:

@@ -4,7 +4,7 @@ Importing this module starts MPI. It must not know what a rank does with its rol
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,9 +131,12 @@ class World:
         """Every rank's value on the root, None elsewhere. Collective over the world."""
         return gather_objects(self.comm, value, self.policy, root)
 
-    def barrier(self) -> None:
-        """Wait for every rank, however long it takes. Collective over the world."""
-        barrier(self.comm, self.policy)
+    def barrier(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """Wait for every rank, however long it takes, calling `meanwhile` between polls.
+
+        Collective over the world.
+        """
+        barrier(self.comm, self.policy, meanwhile)
 
     def split(self, color: int | None) -> MPI.Comm | None:
         """The ranks of the same colour, in world order; None for colour None. Collective."""

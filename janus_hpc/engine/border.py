@@ -83,7 +83,8 @@ class Border:
             loaded.experts.use(new)
         if loaded.gate is not None:
             loaded.gate.balancer.use(new)
-        setup.world.barrier()
+        # A message that counts as sent may still need its sender to arrive.
+        setup.world.barrier(None if self._link is None else self._link.progress)
         self.placement = new
         self.slots_moved, self.move_s = len(planned), time.monotonic() - started_s
         if setup.world.world_rank == 0:

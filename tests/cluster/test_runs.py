@@ -40,9 +40,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         pytest.param([3, 1], "--split 2a2e --gate agate --exchange relay", id="3+1, relay, agate"),
         pytest.param(
-            [2, 2], "--split colocated --exchange direct --inter mpi", id="2+2, colocated"
+            [2, 2],
+            "--split colocated --exchange direct --inter mpi --batch-rows 9 --rebalance always",
+            id="2+2, colocated, experts move",
         ),
-        pytest.param([1, 1, 1], "--split 1a2e --exchange one-phase", id="1+1+1, one-phase"),
+        pytest.param(
+            [1, 1, 1],
+            "--split 1a2e --exchange one-phase --batch-rows 9 --rebalance always",
+            id="1+1+1, one-phase, experts move",
+        ),
     ],
 )
 def test_rows_are_those_of_one_rank(

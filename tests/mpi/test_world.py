@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from mpi4py import MPI
 
 from janus_hpc.comm.shared_weights import NodeShared
+from janus_hpc.comm.waits import make_policy, wait_until
 from janus_hpc.comm.world import World
 from janus_hpc.errors import JanusError, ModelError, UsageError
 from janus_hpc.topology import Role
@@ -95,3 +97,19 @@ def test_node_shared_that_cannot_fit_says_so_on_all_ranks(world: World) -> None:
     with pytest.raises(UsageError, match=r"/dev/shm has [0-9]+ bytes free"):
         shared.allocate(2**55)
     shared.free()
+
+
+@pytest.mark.world_size(2, 5)
+def test_a_rank_at_a_barrier_still_serves_others(world: World) -> None:
+    """Rank 0 comes to the barrier only with what rank 1 sends while it waits there."""
+    sent: list[MPI.Request] = []
+
+    def send_once() -> None:
+        if world.world_rank == 1 and not sent:
+            sent.append(world.comm.isend("late", dest=0, tag=5))
+
+    if world.world_rank == 0:
+        request = world.comm.irecv(source=1, tag=5)
+        wait_until(lambda: request.test()[0], make_policy(30.0), lambda: "for rank 1")
+    world.barrier(send_once)
+    assert all(request.test()[0] for request in sent)
