@@ -21,7 +21,7 @@ from janus_hpc.placement.moves import Move, moves
 from janus_hpc.placement.placement import EMPTY, Placement
 
 # Legend: N tokens of all attention ranks, R rows routed to this rank, D hidden, E experts, K choices a token,
-# L sparse layers.
+# L sparse layers, S slots of all expert ranks.
 
 # Rows on the way into the sums at a time, which bounds the memory of routed rows' outputs.
 ROWS_AT_ONCE = 1024
@@ -83,6 +83,10 @@ class ExpertModel:
             for slot, expert in enumerate(placement.experts_of(index, self.expert_rank)):
                 if expert != EMPTY:
                     slot_of_LE[index, expert] = slot
+        own_slot_S = torch.full((placement.num_ranks * self.num_slots,), -1, dtype=torch.int32)
+        first = self.expert_rank * self.num_slots
+        own_slot_S[first : first + self.num_slots] = torch.arange(self.num_slots)
+        self._own_slot_S = own_slot_S.to(self.device)
         rows = slot_of_LE.to(self.device).unbind()
         self._slot_of_expert = dict(zip(self.spec.sparse_layers, rows, strict=True))
 
@@ -120,8 +124,7 @@ class ExpertModel:
         routing = self.gate.route(layer, x_ND)
         balanced = self.balancer.balance(layer, routing.ids_TK)
         self.activity.record(layer, balanced)
-        own_NK = balanced.slots_TJ - self.expert_rank * self.num_slots
-        slots_NK = torch.where((own_NK >= 0) & (own_NK < self.num_slots), own_NK, -1)
+        slots_NK = self._own_slot_S[balanced.slots_TJ]
         if out_ND.device == self.device:
             self.ops.experts(x_ND, slots_NK, routing.weights_TK, self.experts[layer], out_ND)
         else:  # the exchange's buffers are host memory, this rank computes on its GPU
