@@ -29,6 +29,7 @@ from janus_hpc.models.registry import ignored_tensors, load_spec
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.planner.split import default_split
 from janus_hpc.results.done import load_done
+from janus_hpc.results.durable import check_replaceable
 from janus_hpc.results.lock import run_lock
 from janus_hpc.results.manifest import (
     differences,
@@ -209,15 +210,15 @@ def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence
 
 
 def _check_trace_file(path: Path, output: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir():
+    check_replaceable(path, "--trace")
+    if not path.parent.is_dir():
         raise UsageError(f"--trace {path}: name a file in a folder that exists")
     if path.resolve() == output.resolve():
         raise UsageError(f"--trace {path}: is the results file; name another")
 
 
 def _check_writable(output: Path, run_dir: Path) -> None:
-    if output.is_dir():
-        raise UsageError(f"output {output} is a folder; name a file")
+    check_replaceable(output, "output")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         probe = run_dir / f".probe-{os.getpid()}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from janus_hpc.errors import JournalError, UsageError
+from janus_hpc.results.durable import check_replaceable
 from janus_hpc.results.export import FORMATS, export
 from janus_hpc.results.verify import verify
 
@@ -56,6 +57,7 @@ def export_command(file: Path, to: str, output: Path | None, timing: bool) -> No
 
 def _export_to_file(file: Path, to: str, output: Path, timing: bool) -> None:
     """Writes aside and renames, so that `output` is whole or untouched."""
+    check_replaceable(output, "-o")
     aside = output.with_name(f"{output.name}.tmp")
     try:
         with aside.open("wb") as out:

@@ -5,6 +5,8 @@ synced.
 import os
 from pathlib import Path
 
+from janus_hpc.errors import UsageError
+
 
 def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable. Raises OSError."""
@@ -13,6 +15,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def check_replaceable(path: Path, name: str) -> None:
+    """UsageError, naming the option, where a file renamed to `path` would take the place of a folder or a
+    device: root could replace /dev/null for everybody.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise UsageError(f"{name} {path} is {what}; name a file")
 
 
 def replace_synced(aside: Path, path: Path) -> None:

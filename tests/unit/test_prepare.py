@@ -1,6 +1,7 @@
 """What rank 0 refuses before any work, each with a message that names file, key, expected and found."""
 
 import json
+import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_missing_inputs(folder: Path) -> None:
 def test_unwritable_output(folder: Path) -> None:
     assert "/proc/nothing" in refused(folder, output="/proc/nothing/out.h5")
     assert "is a folder" in refused(folder, output=str(folder))
+
+
+@pytest.mark.parametrize("option", ["output", "trace"])
+def test_what_is_no_file_is_not_replaced(folder: Path, option: str) -> None:
+    os.mkfifo(folder / "pipe")
+    assert "is no regular file" in refused(folder, **{option: str(folder / "pipe")})
+    assert "is a folder" in refused(folder, **{option: str(folder)})
+    assert (folder / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize(
