@@ -29,8 +29,8 @@ class RankReport:
     traces: Sequence[RoutingTrace]
 
 
-def report_of(part: Part) -> RankReport:
-    """This rank's report, in host memory."""
+def report_of(part: Part, *, with_trace: bool) -> RankReport:
+    """This rank's report, in host memory; putting a trace together takes time and messages."""
     experts, gate = part.loaded.experts, part.loaded.gate
     samplers = [its.sampler for its in (experts, gate) if its is not None]
     # A host does not see what a GPU computes meanwhile.
@@ -39,7 +39,11 @@ def report_of(part: Part) -> RankReport:
         tallies=copy(part.tallies),
         activity=None if experts is None else experts.activity.to_cpu(),
         experts_s=experts.busy_s if experts is not None and on_host else math.nan,
-        traces=[its.trace() for its in samplers if its is not None and its.num_sampled_passes],
+        traces=[
+            its.trace()
+            for its in samplers
+            if with_trace and its is not None and its.num_sampled_passes
+        ],
     )
 
 

@@ -60,7 +60,10 @@ def answer(
                 stop_asked=stop,
                 on_step=partial(_on_step, journal, progress, is_last),
             )
-            stopped = _run_batch(plan, setup, part, border, account, rows, hooks)
+            with_trace = is_last or plan.config.rebalance != "off"
+            stopped = _run_batch(
+                plan, setup, part, border, account, rows, hooks, with_trace=with_trace
+            )
             if stopped or is_last:
                 break
             border.cross(account)
@@ -79,6 +82,8 @@ def _run_batch(
     account: Account | None,
     rows: RowIds,
     hooks: RunHooks,
+    *,
+    with_trace: bool,
 ) -> bool:
     """Whether rows are left because of a stop, the same on every rank."""
     world, exchange = setup.world, part.joined.exchange
@@ -89,7 +94,7 @@ def _run_batch(
     # A stop that comes with the last row changes nothing.
     stopped = any(h.stop for h in headers) and not all(h.done for h in headers)
     seconds = time.monotonic() - started_s
-    reports = world.gather(report_of(part))
+    reports = world.gather(report_of(part, with_trace=with_trace))
     if account is not None and reports is not None:
         facts = BatchFacts(
             plan=plan.split_why,

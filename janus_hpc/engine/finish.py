@@ -16,12 +16,13 @@ from janus_hpc.engine.parts import Part
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
-from janus_hpc.errors import ExitCode, JanusError
+from janus_hpc.errors import ExitCode, JanusError, UsageError
 from janus_hpc.experts.activity import ExpertActivity
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.results.manifest import load_manifest
 from janus_hpc.results.merge import MergeReport, merge
 from janus_hpc.results.stats import LayerStats, RunStats
+from janus_hpc.routing.trace import RoutingTrace
 from janus_hpc.routing.trace_file import write_trace
 from janus_hpc.rows.index import InputIndex
 
@@ -82,15 +83,27 @@ def _merge(plan: RunPlan, account: Account, seconds: float, provenance: dict[str
         chat=InputIndex.open(plan.index_path).chat,
     )
     _report(plan, report, account.tallies, seconds, time.monotonic() - started_s)
-    if plan.config.trace is not None and account.trace is not None:
-        path, model = Path(plan.config.trace), str(plan.model_dir.resolve())
-        write_trace(path, account.trace, model=model, created=int(time.time()))
-        log.info("routing trace: %s", path)
+    if plan.config.trace is not None:
+        _write_trace(plan, Path(plan.config.trace), account.trace)
     try:
         shutil.rmtree(plan.run_dir)
     except OSError as error:
         log.warning("the results are complete; could not remove %s: %s", plan.run_dir, error)
     return ExitCode.ROWS_FAILED if report.num_failed else ExitCode.OK
+
+
+def _write_trace(plan: RunPlan, path: Path, trace: RoutingTrace | None) -> None:
+    """The results are complete and hold the trace, too: what fails here is only said."""
+    if trace is None:
+        log.warning("no routing was recorded, so %s is not written", path)
+        return
+    model = str(plan.model_dir.resolve())
+    try:
+        write_trace(path, trace, model=model, created=int(time.time()))
+    except UsageError as error:
+        log.warning("%s; take it from the results: janus-hpc results export --to trace", error)
+        return
+    log.info("routing trace: %s", path)
 
 
 def _report(

@@ -122,8 +122,6 @@ def _decide(
     placement, slots_why = choose_placement(
         config, spec, expert_nodes, allocation.room_bytes, DTYPE_BYTES[dtype]
     )
-    if config.trace is not None:
-        _check_trace_file(Path(config.trace), output)
     if TextCodec.load(model_dir) is None:
         load_eos_token_ids(model_dir)
     if not prompts.is_file():
@@ -137,6 +135,8 @@ def _decide(
     fields = _fingerprint_fields(config, index, model_dir, dtype, max_context)
     if output.exists() and not config.overwrite:
         return _already_complete(config, output, fields, run_dir)
+    if config.trace is not None:
+        _check_trace_file(Path(config.trace), (output, prompts), config.overwrite)
     if config.fresh:
         _discard(run_dir)
     manifest, launch = start_launch(
@@ -209,12 +209,19 @@ def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence
         )
 
 
-def _check_trace_file(path: Path, output: Path) -> None:
+def _check_trace_file(path: Path, others: Sequence[Path], overwrite: bool) -> None:
+    """Before the run: its trace can be written, and takes no other file's place."""
     check_replaceable(path, "--trace")
-    if not path.parent.is_dir():
-        raise UsageError(f"--trace {path}: name a file in a folder that exists")
-    if path.resolve() == output.resolve():
-        raise UsageError(f"--trace {path}: is the results file; name another")
+    if path.resolve() in [its.resolve() for its in others]:
+        raise UsageError(f"--trace {path}: is the run's results or prompts file; name another")
+    if path.exists() and not overwrite:
+        raise UsageError(f"--trace {path} exists; name another file, or give --overwrite")
+    probe = path.with_name(f".probe-{os.getpid()}")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"--trace {path}: cannot write there: {error.strerror}") from error
 
 
 def _check_writable(output: Path, run_dir: Path) -> None:

@@ -52,9 +52,6 @@ class RouteSampler:
         self._share = share
         self._clock = clock
         self._started_s: float | None = None
-        self._passes_L = [0] * len(self._layer_ids)
-        # Of each of the latest passes its number among the sampled ones, 0 if it is not sampled.
-        self._decisions = [0] * _MAX_OPEN_PASSES
         self._pairs_P = np.triu_indices(top_k, k=1)
         self._ring_LWK: torch.Tensor | None = None
         self.clear()
@@ -63,6 +60,10 @@ class RouteSampler:
         """Forget all tokens. The time spent stays spent."""
         num_layers, num_experts = len(self._layer_ids), self._num_experts
         self.num_sampled_passes = 0
+        # What came before may have ended between two layers: all count passes from the start again.
+        self._passes_L = [0] * num_layers
+        # Of each of the latest passes its number among the sampled ones, 0 if it is not sampled.
+        self._decisions = [0] * _MAX_OPEN_PASSES
         self._counts_LE = np.zeros((num_layers, num_experts), np.int64)
         # Of each pair the half that was met: a token's choices come in any order.
         self._pairs_LEE = np.zeros((num_layers, num_experts, num_experts), np.int64)

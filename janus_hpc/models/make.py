@@ -49,14 +49,14 @@ def make_model(folder: Path, values: dict[str, Any], seed: int, skew: float) -> 
 def _shards(spec: ModelSpec, seed: int, skew: float) -> Iterator[dict[str, torch.Tensor]]:
     """Tensors in portions of about SHARD_BYTES."""
     reader, shard, size = RandomWeights(seed, _dtype(spec)), dict[str, torch.Tensor](), 0
-    gates = {gate_name(layer) for layer in spec.sparse_layers}
+    gates = [gate_name(layer) for layer in spec.sparse_layers]
     for name, shape in spec.all_tensors().items():
         tensor = reader.read(name, shape)
         if skew and name == EMBEDDING:
             # A direction that all tokens share, beside one as large of their own, which outlasts what layers add.
             tensor = tensor * spec.hidden**0.5 + SHARED
         elif skew and name in gates:
-            tensor = _falling(tensor, seed + len(shard), skew)
+            tensor = _falling(tensor, seed + gates.index(name), skew)
         shard[name] = tensor
         size += tensor.nbytes
         if size >= SHARD_BYTES:

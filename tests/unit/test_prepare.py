@@ -60,6 +60,17 @@ def test_unwritable_output(folder: Path) -> None:
     assert "is a folder" in refused(folder, output=str(folder))
 
 
+def test_a_trace_takes_no_other_files_place(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    assert "prompts file" in refused(folder, trace=str(folder / "rows.jsonl"))
+    assert "prompts file" in refused(folder, trace=str(folder / "rows.jsonl"), overwrite=True)
+    assert "--overwrite" in refused(folder, trace=str(folder / "notes.txt"))
+    assert "cannot write there" in refused(folder, trace=str(folder / "nowhere/t.h5"))
+    assert "cannot write there" in refused(folder, trace="/proc/t.h5")
+    assert plan(folder, trace=str(folder / "notes.txt"), overwrite=True).config.trace
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("option", ["output", "trace"])
 def test_what_is_no_file_is_not_replaced(folder: Path, option: str) -> None:
     os.mkfifo(folder / "pipe")

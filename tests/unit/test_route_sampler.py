@@ -204,3 +204,13 @@ def test_a_wrong_number_of_choices_is_refused() -> None:
         make().record(0, torch.zeros((3, TOP_K + 1), dtype=torch.int32))
     with pytest.raises(AssertionError):
         make(window=4, max_tokens_per_pass=8)
+
+
+def test_after_a_clear_between_two_layers_all_layers_have_the_same_tokens() -> None:
+    """Warming up may stop after any layer."""
+    sampler = make()
+    feed(sampler, [3, 3])
+    sampler.record(LAYERS[0], draw(torch.Generator(), 3))
+    sampler.clear()
+    feed(sampler, [2, 4])
+    assert sampler.trace().num_tokens_L.tolist() == [6, 6, 6]
