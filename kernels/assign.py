@@ -8,6 +8,7 @@ A rank set is an integer, bit g for expert rank g; `hosts[e]` are the ranks with
 
 from collections.abc import Sequence
 
+# In the order of the numbers in native/balance.h.
 POLICIES = ("aebs", "greedy", "eplb", "random", "first")
 _MASK64 = (1 << 64) - 1
 

@@ -49,7 +49,7 @@ class BalanceOptions:
 
 
 @dataclass(frozen=True)
-class Routing:
+class RouteSource:
     """Where draws come from: chances of the experts, or a layer's window of routes and what it counted."""
 
     chances_E: npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ def run_balance(ops: Ops, device: torch.device, options: BalanceOptions) -> list
     return records
 
 
-def make_routing(options: BalanceOptions) -> tuple[Routing, int]:
+def make_routing(options: BalanceOptions) -> tuple[RouteSource, int]:
     """Where to draw from, and the choices a token. UsageError for an unknown or unreadable routing."""
     kind, _, argument = options.routing.partition(":")
     if kind == "trace":
@@ -94,7 +94,7 @@ def make_routing(options: BalanceOptions) -> tuple[Routing, int]:
         raise UsageError(f"--top-k {options.top_k}: more than --experts {options.num_experts}")
     ranks_E = np.arange(1, options.num_experts + 1, dtype=np.float64)
     if kind == "uniform" and not argument:
-        return Routing(np.ones_like(ranks_E)), options.top_k
+        return RouteSource(np.ones_like(ranks_E)), options.top_k
     try:
         weights_E = ranks_E ** -float(argument)
         if kind != "zipf" or not np.isfinite(weights_E).all():
@@ -104,15 +104,15 @@ def make_routing(options: BalanceOptions) -> tuple[Routing, int]:
         raise UsageError(f"--routing {options.routing!r}: {wanted}") from error
     shuffled_E = np.random.default_rng(options.seed).permutation(weights_E)
     counts_E = np.round(shuffled_E / shuffled_E.sum() * 1e6).astype(np.int64)
-    return Routing(shuffled_E, counts_E=counts_E), options.top_k
+    return RouteSource(shuffled_E, counts_E=counts_E), options.top_k
 
 
-def _from_trace(trace: RoutingTrace, options: BalanceOptions) -> tuple[Routing, int]:
+def _from_trace(trace: RoutingTrace, options: BalanceOptions) -> tuple[RouteSource, int]:
     index = options.layer
     if index >= len(trace.layer_ids) or not trace.num_routes_L[index]:
         raise UsageError(f"--layer {index}: the trace has no routes of such a layer")
     counts_E = trace.counts_LE[index]
-    routing = Routing(
+    routing = RouteSource(
         np.maximum(counts_E, 1e-9).astype(np.float64),
         trace.routes_NK(index),
         counts_E,
@@ -121,7 +121,7 @@ def _from_trace(trace: RoutingTrace, options: BalanceOptions) -> tuple[Routing, 
     return routing, trace.top_k
 
 
-def place(options: BalanceOptions, routing: Routing, num_ranks: int) -> npt.NDArray[np.int32]:
+def place(options: BalanceOptions, routing: RouteSource, num_ranks: int) -> npt.NDArray[np.int32]:
     """slots_RC. UsageError where the slots do not fit the experts."""
     num_experts = len(routing.chances_E)
     counts_E, pairs_EE = routing.counts_E, routing.coactivation_EE

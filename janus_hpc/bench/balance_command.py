@@ -1,11 +1,10 @@
 """`janus-hpc bench balance`: the options, checked before anything heavy is imported."""
 
-import json
 from typing import Any
 
 import click
 
-from janus_hpc.bench.lists import names, sizes
+from janus_hpc.bench.command_parts import device_and_ops, names, sizes, write_records
 from janus_hpc.launch import LaunchEnv
 
 
@@ -38,14 +37,9 @@ def balance(env: LaunchEnv, /, **given: Any) -> int:
     if env.world_rank:
         return 0
 
-    import torch
-
     from janus_hpc.bench.balance import BalanceOptions, run_balance
-    from janus_hpc.engine.device import choose_device_kind
     from janus_hpc.kernels.assign import POLICIES
-    from janus_hpc.kernels.make import make_ops
 
-    device = torch.device(choose_device_kind(given["device"]))
     known = names(given["policies"] or ",".join(POLICIES), "--policies", POLICIES)
     options = BalanceOptions(
         num_experts=given["experts"],
@@ -60,10 +54,9 @@ def balance(env: LaunchEnv, /, **given: Any) -> int:
         num_draws=given["draws"],
         seed=given["seed"],
     )
-    torch.set_num_threads(1)
-    records = run_balance(make_ops(device, 1, env.cache_dir), device, options)
+    device, ops = device_and_ops(given["device"], env, 1)
+    records = run_balance(ops, device, options)
     if any(record["mean_exact"] is None for record in records):
         click.echo("scipy is not installed: mean_exact is null", err=True)
-    with click.open_file(given["json_path"], "w") as out:
-        out.write(json.dumps(records, indent=1) + "\n")
+    write_records(records, given["json_path"])
     return 0

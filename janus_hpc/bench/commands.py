@@ -1,6 +1,5 @@
 """`janus-hpc bench`: measurements as sub-commands, printed as JSON."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import click
 
 from janus_hpc import config
 from janus_hpc.bench.balance_command import balance
+from janus_hpc.bench.command_parts import names, sizes, write_records
 from janus_hpc.bench.kernel_commands import experts, kernels
-from janus_hpc.bench.lists import names, sizes
 from janus_hpc.cli_options import run_options
 from janus_hpc.cli_world import start_world
 from janus_hpc.errors import UsageError
@@ -94,8 +93,7 @@ def e2e(
             ),
         )
         if world.world_rank == 0:
-            with click.open_file(json_path, "w") as out:
-                out.write(json.dumps(records, indent=1) + "\n")
+            write_records(records, json_path)
     return 0
 
 
@@ -169,6 +167,5 @@ def exchange(env: LaunchEnv, /, **given: Any) -> int:
     with guard(world):
         records = run_exchange(world, options)
         if world.world_rank == 0:
-            with click.open_file(given["json_path"], "w") as out:
-                out.write(json.dumps(records, indent=1) + "\n")
+            write_records(records, given["json_path"])
     return 0

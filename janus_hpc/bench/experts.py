@@ -88,22 +88,12 @@ class _ShapeBench:
         self.peers = PeerExperts.random(
             sizes.num_slots, sizes.hidden, sizes.inter, options.dtype, device
         )
-        self.packed = self._pack()
-
-    def _pack(self) -> PackedExperts:
-        sizes = self.sizes
-        packed = self.ops.alloc_experts(
-            sizes.num_slots, sizes.hidden, sizes.inter, self.options.dtype
-        )
-        for slot in range(sizes.num_slots):
-            gate_ID, up_ID = self.peers.gate_up_SND[slot].chunk(2)
-            self.ops.pack_expert(packed, slot, gate_ID, up_ID, self.peers.down_SDI[slot])
-        return packed
+        self.packed = pack(ops, self.peers)
 
     def record(self, num_tokens: int) -> Record:
         """Times of all for one batch."""
         sizes, dtype = self.sizes, self.options.dtype
-        slots_TJ = _uniform_slots(sizes, num_tokens).to(self.device)
+        slots_TJ = uniform_slots(sizes, num_tokens).to(self.device)
         activated = len(slots_TJ[slots_TJ >= 0].unique())
         calls = self._calls(num_tokens, slots_TJ)
         found = times_us(calls, self.device, self.options.repeats)
@@ -149,7 +139,17 @@ class _ShapeBench:
         return calls
 
 
-def _uniform_slots(sizes: Sizes, num_tokens: int) -> Tensor:
+def pack(ops: Ops, peers: PeerExperts) -> PackedExperts:
+    """The peers' weights in the order of an implementation."""
+    num_slots, hidden, inter = peers.down_SDI.shape
+    packed = ops.alloc_experts(num_slots, hidden, inter, peers.down_SDI.dtype)
+    for slot in range(num_slots):
+        gate_ID, up_ID = peers.gate_up_SND[slot].chunk(2)
+        ops.pack_expert(packed, slot, gate_ID, up_ID, peers.down_SDI[slot])
+    return packed
+
+
+def uniform_slots(sizes: Sizes, num_tokens: int) -> Tensor:
     """[T, J] int32: each token's experts drawn among all, -1 for those not here; at least one is here."""
     slots_TJ = torch.full((num_tokens, sizes.top_k), -1, dtype=torch.int32)
     generator = torch.Generator().manual_seed(num_tokens)

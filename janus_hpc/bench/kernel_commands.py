@@ -1,21 +1,14 @@
 """`janus-hpc bench experts` and `bench kernels`: their options, checked before anything heavy is imported."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from janus_hpc.bench.lists import names, sizes
+from janus_hpc.bench.command_parts import device_and_ops, names, sizes, write_records
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.shapes import shape_config, shapes
-
-if TYPE_CHECKING:
-    import torch
-
-    from janus_hpc.kernels.ops import Ops
 
 Command = Callable[..., Any]
 
@@ -57,7 +50,7 @@ def experts(env: LaunchEnv, /, **given: Any) -> int:
     known = names(given["shape"], "--shape", sorted(shapes()))
     if env.world_rank:
         return 0
-    device, ops = _prepare(env, given)
+    device, ops = device_and_ops(given["device"], env, _num_threads(env, given))
 
     import torch
 
@@ -70,7 +63,7 @@ def experts(env: LaunchEnv, /, **given: Any) -> int:
         dtype=getattr(torch, given["dtype"]),
         repeats=given["repeats"],
     )
-    _write(run_experts(ops, device, options), given["json_path"])
+    write_records(run_experts(ops, device, options), given["json_path"])
     return 0
 
 
@@ -94,7 +87,7 @@ def kernels(env: LaunchEnv, /, **given: Any) -> int:
         )
     if env.world_rank:
         return 0
-    device, ops = _prepare(env, given)
+    device, ops = device_and_ops(given["device"], env, _num_threads(env, given))
 
     import torch
 
@@ -109,26 +102,10 @@ def kernels(env: LaunchEnv, /, **given: Any) -> int:
         dtype=getattr(torch, given["dtype"]),
         repeats=given["repeats"],
     )
-    _write(run_kernels(ops, device, options), given["json_path"])
+    write_records(run_kernels(ops, device, options), given["json_path"])
     return 0
 
 
-def _prepare(env: LaunchEnv, given: dict[str, Any]) -> "tuple[torch.device, Ops]":
-    """The device and its kernels, with so many threads for them and for torch."""
-    import torch
-
-    from janus_hpc.engine.device import choose_device_kind
-    from janus_hpc.kernels.make import make_ops
-
-    device = torch.device(choose_device_kind(given["device"]))
-    num_threads = given["threads"] or env.omp_threads or env.num_cpus
-    torch.set_num_threads(num_threads)
-    ops = make_ops(device, num_threads, env.cache_dir)
-    if ops.why:
-        click.echo(ops.why, err=True)
-    return device, ops
-
-
-def _write(records: list[dict[str, Any]], json_path: str) -> None:
-    with click.open_file(Path(json_path) if json_path != "-" else "-", "w") as out:
-        out.write(json.dumps(records, indent=1) + "\n")
+def _num_threads(env: LaunchEnv, given: dict[str, Any]) -> int:
+    threads: int = given["threads"] or env.omp_threads or env.num_cpus
+    return threads

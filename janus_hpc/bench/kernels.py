@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
 from janus_hpc.bench.expert_peers import Layout, PeerExperts
+from janus_hpc.bench.experts import Sizes, pack, uniform_slots
 from janus_hpc.bench.timing import Call, times_us
 from janus_hpc.kernels.ops import Ops, RouteRule
 from janus_hpc.kernels.torch_ops import TorchOps
@@ -146,31 +147,20 @@ def _linear(setting: Setting) -> Calls:
 
 
 def _experts(setting: Setting) -> Calls:
-    values, dtype, num_slots = setting.values, setting.options.dtype, setting.options.num_slots
-    hidden, inter, num_tokens = (
-        values["hidden_size"],
-        values["moe_intermediate_size"],
-        setting.num_tokens,
+    options, num_tokens = setting.options, setting.num_tokens
+    sizes = Sizes.of_shape(options.shape, options.num_slots)
+    peers = PeerExperts.random(
+        sizes.num_slots, sizes.hidden, sizes.inter, options.dtype, setting.device
     )
-    peers = PeerExperts.random(num_slots, hidden, inter, dtype, setting.device)
-    generator = torch.Generator().manual_seed(num_tokens)
-    order = torch.rand(num_tokens, values["num_experts"], generator=generator).argsort(dim=1)
-    slots_TJ = order[:, : values["num_experts_per_tok"]].int()
-    slots_TJ = torch.where(slots_TJ < num_slots, slots_TJ, -1).to(setting.device)
-    # However few tokens there are, one choice is here.
-    slots_TJ[0, 0] = torch.where((slots_TJ[0] == 0).any(), slots_TJ[0, 0], 0)
-    x_TD, weights_TJ = (
-        setting.normal(num_tokens, hidden),
-        torch.rand_like(slots_TJ, dtype=torch.float32),
-    )
+    slots_TJ = uniform_slots(sizes, num_tokens).to(setting.device)
+    x_TD = setting.normal(num_tokens, sizes.hidden)
+    weights_TJ = torch.rand_like(slots_TJ, dtype=torch.float32)
     sums_TD = torch.zeros(x_TD.shape, dtype=torch.float64, device=setting.device)
-    rounded_TD, num_entries = x_TD.to(dtype), len(Layout.sorted(slots_TJ, num_slots).entries_P)
+    rounded_TD = x_TD.to(options.dtype)
+    num_entries = len(Layout.sorted(slots_TJ, sizes.num_slots).entries_P)
 
     def of(ops: Ops) -> Call:
-        packed = ops.alloc_experts(num_slots, hidden, inter, dtype)
-        for slot in range(num_slots):
-            gate_ID, up_ID = peers.gate_up_SND[slot].chunk(2)
-            ops.pack_expert(packed, slot, gate_ID, up_ID, peers.down_SDI[slot])
+        packed = pack(ops, peers)
         return lambda: ops.experts(x_TD, slots_TJ, weights_TJ, packed, sums_TD)
 
     calls: Calls = {

@@ -47,11 +47,12 @@ class Border:
     def check(self) -> None:
         """JanusError on every rank unless all compute by the same placement."""
         world, loaded = self._setup.world, self._part.loaded
-        holders = [its.balancer.placement for its in (loaded.experts, loaded.gate) if its]
+        sides = (loaded.experts, loaded.gate)
+        holders = [its.balancer.placement for its in sides if its is not None]
         mine = {(its.epoch, its.digest) for its in (*holders, self.placement)}
         found = sorted(set().union(*world.allgather(mine)))
         if len(found) > 1:
-            raise JanusError(f"ranks have different placements (epoch, digest): {found}")
+            world.agree(JanusError(f"ranks have different placements (epoch, digest): {found}"))
 
     def free(self) -> None:
         """Close the link. Collective over the expert ranks."""

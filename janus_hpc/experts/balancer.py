@@ -29,7 +29,7 @@ class Balancer:
         device: torch.device,
     ) -> None:
         self._ops = ops
-        self._layer_ids = tuple(layer_ids)
+        self._index_of_layer = {layer: index for index, layer in enumerate(layer_ids)}
         self._policy = policy
         self._seed = seed
         self._device = device
@@ -38,23 +38,23 @@ class Balancer:
 
     def use(self, placement: Placement) -> None:
         """Take another placement from the next decision on."""
-        assert placement.num_layers == len(self._layer_ids), f"{placement.num_layers=}"
+        assert placement.num_layers == len(self._index_of_layer), f"{placement.num_layers=}"
         self.placement = placement
         self._slot_maps = {
             layer: SlotMap.make(
                 SlotLists(placement.slots_LRC[index].tolist(), placement.num_experts), self._device
             )
-            for index, layer in enumerate(self._layer_ids)
+            for layer, index in self._index_of_layer.items()
         }
 
     def reset(self) -> None:
         """Count decisions from the start again; to be called on all ranks alike."""
-        self._num_decisions = dict.fromkeys(self._layer_ids, 0)
+        self._num_decisions = dict.fromkeys(self._index_of_layer, 0)
 
     def balance(self, layer: int, ids_NK: torch.Tensor) -> Balanced:
         """The slots of one pass's choices (int32), counted over all expert ranks."""
         number = self._num_decisions[layer]
         self._num_decisions[layer] = number + 1
         # What the policy random draws by: another one for every pass and layer.
-        draw = (self._seed << 40) + number * len(self._layer_ids) + self._layer_ids.index(layer)
+        draw = (self._seed << 40) + number * len(self._index_of_layer) + self._index_of_layer[layer]
         return self._ops.balance(ids_NK, self._slot_maps[layer], self._policy, draw % (1 << 63))

@@ -63,8 +63,10 @@ def read_routing(file: h5py.File) -> RoutingTrace | None:
             )
         arrays = {name: read_array(group, name, dtype) for name, dtype in ROUTING_ARRAYS.items()}
         num_experts, top_k = int(group.attrs["num_experts"]), int(group.attrs["top_k"])
-    except H5_ERRORS as error:
+    except (OverflowError, *H5_ERRORS) as error:
         raise UsageError(f"group {GROUP!r} is damaged: {error}") from None
+    if arrays["layer_ids"].ndim != 1:
+        raise UsageError(f"group {GROUP!r} is damaged: layer_ids is no list")
     if not any(array.size for array in arrays.values()):
         return None
     trace = RoutingTrace(

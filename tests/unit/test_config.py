@@ -1,13 +1,16 @@
 """Options: one list for flags and job files, with messages that name file, key and the valid ones."""
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from click.testing import CliRunner
+from janus_hpc.kernels.assign import POLICIES
 
 from janus_hpc import config
 from janus_hpc.cli import cli
 from janus_hpc.errors import UsageError
+from janus_hpc.placement.make import KINDS
 
 
 def test_a_flag_overrides_the_job_file(tmp_path: Path) -> None:
@@ -59,3 +62,10 @@ def test_sizes(text: str, expected: int) -> None:
 def test_bad_sizes_are_named(text: str) -> None:
     with pytest.raises(UsageError, match="--kv-memory: expected a size"):
         config.parse_bytes(text, "--kv-memory")
+
+
+def test_options_name_what_there_is() -> None:
+    """Policies and placements, which configuration may not import."""
+    hints = get_type_hints(RunConfig)
+    assert get_args(hints["balance"]) == POLICIES
+    assert set(get_args(hints["placement"])) == {"auto", *KINDS}

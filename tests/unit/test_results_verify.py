@@ -16,7 +16,7 @@ from janus_hpc.results.merge import merge
 from janus_hpc.results.reader import ResultsFile
 from janus_hpc.results.stats import LayerStats, PlacementStats, RunStats
 from janus_hpc.results.verify import verify
-from janus_hpc.routing.trace import RoutingTrace
+from tests.unit.sample_stats import TRACE
 
 
 def make_file(folder: Path) -> Path:
@@ -54,17 +54,7 @@ def make_stats() -> RunStats:
     )
     slots_LRC = np.array([[[0, 1], [2, -1]], [[2, 1], [0, 1]]], np.int32)
     placement = PlacementStats(epoch=0, slots_LRC=slots_LRC, kind="even", why="\u00e9", digest="d")
-    routing = RoutingTrace(
-        layer_ids=(0, 2),
-        num_experts=3,
-        top_k=1,
-        num_tokens_L=np.array([3, 1]),
-        counts_LE=np.array([[2, 0, 1], [0, 1, 0]]),
-        coactivation_LEE=np.zeros((2, 3, 3), np.int64),
-        num_routes_L=np.array([2, 1]),
-        routes_LWK=np.array([[[2], [0]], [[1], [-1]]], np.int16),
-    )
-    return RunStats(layers=layers, placements=[placement], routing=routing)
+    return RunStats(layers=layers, placements=[placement], routing=TRACE)
 
 
 At = int | tuple[int, ...]
