@@ -75,9 +75,7 @@ class Border:
     def _move(self, new: Placement) -> None:
         setup, loaded = self._setup, self._part.loaded
         started_s = time.monotonic()
-        # Kernels of different kinds lay weights out in different orders.
-        same_layout = "," not in setup.kernels
-        planned = plan_moves(self.placement, new, setup.topology, same_layout=same_layout)
+        planned = plan_moves(self.placement, new, setup.topology)
         if loaded.experts is not None:
             relocation = Relocation(loaded.experts, setup.topology, self._connect(), self._policy())
             relocation.move(planned, self.placement)

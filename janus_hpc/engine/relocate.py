@@ -5,7 +5,6 @@ changes nor how ranks compute by it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -21,16 +20,10 @@ from janus_hpc.topology import Topology
 _CPU = torch.device("cpu")
 
 
-def plan_moves(
-    old: Placement, new: Placement, topology: Topology, *, same_layout: bool
-) -> list[Move]:
-    """All slots that change, with the expert rank each is filled from; pure.
-
-    Without `same_layout` ranks hold weights in different orders, and all come from the checkpoint.
-    """
+def plan_moves(old: Placement, new: Placement, topology: Topology) -> list[Move]:
+    """All slots that change, with the expert rank each is filled from; pure."""
     nodes = [topology.node_ids[world_rank] for world_rank in topology.expert_ranks]
-    planned = moves(old, new, nodes)
-    return planned if same_layout else [replace(move, source=None) for move in planned]
+    return moves(old, new, nodes)
 
 
 class Relocation:

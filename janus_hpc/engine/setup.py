@@ -9,6 +9,7 @@ import torch
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.device import kv_budget_bytes, rank_device
+from janus_hpc.errors import UsageError
 from janus_hpc.kernels.make import make_ops
 from janus_hpc.kernels.native_ops import NativeOps
 from janus_hpc.kernels.ops import Ops
@@ -139,8 +140,19 @@ def use_threads(ops: Ops, num_threads: int) -> None:
 
 
 def _agree_on_kernels(world: World, ops: Ops) -> tuple[str, str]:
-    """What computes, over all ranks; a mixture is said aloud, since bits may then differ between ranks."""
-    found = sorted(set(world.allgather((ops.name, ops.why))))
+    """What computes, over all ranks; several instruction sets are said aloud, since bits may then differ.
+
+    UsageError where only some ranks have compiled kernels: these lay weights out in an order of their own,
+    and ranks share weights.
+    """
+    of_ranks = world.allgather((ops.name, ops.why))
+    plain = [rank for rank, (name, _) in enumerate(of_ranks) if not name.startswith("native")]
+    if 0 < len(plain) < len(of_ranks):
+        why = next(its for name, its in of_ranks if not name.startswith("native"))
+        hosts = ", ".join(sorted({world.hosts[rank] for rank in plain}))
+        problem = f"{len(plain)} of {len(of_ranks)} ranks have no compiled kernels ({hosts}: {why})"
+        world.agree(UsageError(f"{problem}: give all ranks a C compiler in PATH, or none of them"))
+    found = sorted(set(of_ranks))
     if len(found) > 1 and world.world_rank == 0:
         log.warning("ranks have different kernels, so rows may differ in the last bit: %s", found)
     return ", ".join(name for name, _ in found), "; ".join(why for _, why in found if why)

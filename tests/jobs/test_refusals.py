@@ -1,11 +1,14 @@
 """A mistake is one message and exit code 2 from every launch, never a traceback and never a hang."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from janus_hpc.kernels.native.build import COMPILERS
 
-from tests.jobs.launcher import run_janus, write_rows
+from tests.jobs.launcher import TIME_LIMIT_S, environment, janus_command, run_janus, write_rows
 
 
 @pytest.fixture
@@ -58,3 +61,24 @@ def test_existing_results_are_kept(folder: Path) -> None:
     state = json.loads((folder / "rows.h5.progress.json").read_text())
     assert state["rows_done"] == 1
     assert state["state"] == "complete"
+
+
+@pytest.mark.skipif(
+    not any(shutil.which(its) for its in COMPILERS), reason="there is no C compiler"
+)
+def test_ranks_with_and_without_compiled_kernels_are_refused(folder: Path) -> None:
+    """They lay shared weights out in different orders: answers would be wrong."""
+    infer = ["infer", "rows.jsonl", "--split", "1a1e"]
+    plain = ["-n", "1", "env", f"PATH={folder}", *janus_command(0, *infer)]
+    done = subprocess.run(
+        [*janus_command(1, *infer), ":", *plain],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S + 20,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "1 of 2 ranks have no compiled kernels" in done.stderr and "PATH" in done.stderr
+    assert not (folder / "rows.h5").exists()

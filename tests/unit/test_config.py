@@ -66,6 +66,6 @@ def test_bad_sizes_are_named(text: str) -> None:
 
 def test_options_name_what_there_is() -> None:
     """Policies and placements, which configuration may not import."""
-    hints = get_type_hints(RunConfig)
+    hints = get_type_hints(config.RunConfig)
     assert get_args(hints["balance"]) == POLICIES
     assert set(get_args(hints["placement"])) == {"auto", *KINDS}
