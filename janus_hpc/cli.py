@@ -37,8 +37,10 @@ def main() -> None:
 SUB_COMMANDS = {
     "bench": "janus_hpc.bench.commands:bench",
     "model": "janus_hpc.models.commands:model",
+    "plan": "janus_hpc.plan.commands:plan",
     "profile": "janus_hpc.profile.commands:profile",
     "results": "janus_hpc.results.commands:results",
+    "simulate": "janus_hpc.simulate.commands:simulate",
 }
 
 

@@ -68,11 +68,35 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Help(description="which replica of an expert serves: aebs evens out activated experts"),
     ] = "aebs"
     batch_rows: Annotated[
-        int, Help(description="rows between two looks at the placement (0: all in one batch)", ge=0)
+        int,
+        Help(
+            description="rows between two looks at the placement and the split (0: all in one batch)",
+            ge=0,
+        ),
     ] = 0
     rebalance: Annotated[
         Literal["auto", "always", "off"],
         Help(description="between batches: move experts where that pays, always, or never"),
+    ] = "auto"
+    replan: Annotated[
+        str,
+        Help(
+            description="between batches ranks change roles: off, auto (as the SLO asks), or splits "
+            "taken in turn, e.g. 2a2e,1a3e"
+        ),
+    ] = "off"
+    slo_tpot_ms: Annotated[
+        float, Help(description="longest time per output token, milliseconds (0: none)", ge=0)
+    ] = 0.0
+    slo_percentile: Annotated[
+        Literal["mean", "p99"], Help(description="what of the times per output token must keep it")
+    ] = "mean"
+    profile: Annotated[
+        str | None, Help(description="costs of attention, experts and exchange, for the planner")
+    ] = None
+    colocate: Annotated[
+        Literal["auto", "never"],
+        Help(description="whether the planner may let ranks do attention and experts"),
     ] = "auto"
     trace: Annotated[str | None, Help(description="also write the routing trace here")] = None
     microbatches: Annotated[
@@ -112,8 +136,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
-    Relative `prompts`, `model`, `exchange_table` and `placement_from` in a job file are relative to the
-    job file, `output` and `trace` to the working folder. Errors: UsageError naming file and key;
+    Relative `prompts`, `model`, `exchange_table`, `placement_from` and `profile` in a job file are relative to
+    the job file, `output` and `trace` to the working folder. Errors: UsageError naming file and key;
     an unknown key lists the valid ones.
     """
     values: dict[str, Any] = {} if job is None else _read_job(job)
@@ -150,7 +174,7 @@ def _read_job(job: Path) -> dict[str, Any]:
             )
     if type(values.get("microbatches")) is int:
         values["microbatches"] = str(values["microbatches"])
-    for key in ("prompts", "model", "exchange_table", "placement_from"):
+    for key in ("prompts", "model", "exchange_table", "placement_from", "profile"):
         if isinstance(values.get(key), str):
             values[key] = str(job.parent / values[key])
     return values

@@ -3,7 +3,9 @@
 E experts, R expert ranks, C slots a rank; slot s of all ranks together is slot s % C of rank s // C.
 """
 
+import struct
 from collections.abc import Sequence
+from functools import cached_property
 
 from janus_hpc.kernels.assign import assign_balanced
 
@@ -44,9 +46,10 @@ class SlotLists:
 
     def host_words(self) -> list[int]:
         """The rank sets as signed 64-bit words, `num_words` an expert, low ranks first."""
-        words = []
-        for mask in self.hosts:
-            for word in range(self.num_words):
-                bits = mask >> (word * WORD_BITS) & (1 << WORD_BITS) - 1
-                words.append(bits - (1 << WORD_BITS) if bits >> (WORD_BITS - 1) else bits)
-        return words
+        return list(self._host_words)
+
+    @cached_property
+    def _host_words(self) -> tuple[int, ...]:
+        num_words = self.num_words
+        bits = b"".join(mask.to_bytes(num_words * WORD_BITS // 8, "little") for mask in self.hosts)
+        return struct.unpack(f"<{len(self.hosts) * num_words}q", bits)

@@ -21,7 +21,7 @@ from janus_hpc.engine.device import choose_device_kind, room_bytes
 from janus_hpc.engine.parts import Part, RunHooks, load_part
 from janus_hpc.engine.placing import choose_placement
 from janus_hpc.engine.prepare import choose_split
-from janus_hpc.engine.setup import make_setup
+from janus_hpc.engine.setup import EngineSetup, make_setup
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.layers.source import Reader
 from janus_hpc.models.config_file import ConfigFile
@@ -51,9 +51,9 @@ def run_e2e(world: World, env: LaunchEnv, options: E2eOptions) -> list[dict[str,
     peer = _peer_speeds(world, options) if options.peer else {}
     records = []
     for split in options.splits:
-        part, facts = _load(world, env, options, split)
+        part, _, facts = load_split(world, env, options, split)
         for batch in options.batches:
-            times = _time_batch(world, part, options, batch)
+            times = time_batch(world, part, options, batch)
             record = facts | {"batch": batch} | _speeds(batch, options.num_new_tokens, times)
             if batch in peer:
                 record["transformers"] = peer[batch]
@@ -65,9 +65,10 @@ def run_e2e(world: World, env: LaunchEnv, options: E2eOptions) -> list[dict[str,
     return records if world.world_rank == 0 else []
 
 
-def _load(
+def load_split(
     world: World, env: LaunchEnv, options: E2eOptions, split_text: str
-) -> tuple[Part, dict[str, Any]]:
+) -> tuple[Part, EngineSetup, dict[str, Any]]:
+    """A rank's part under a split, what it was built from, and what its records share. Collective over the world."""
     spec = spec_of(ConfigFile(options.model_dir or Path("shape"), options.config_values))
     split, _ = choose_split(split_text, spec, world.world_size)
     topology = world.topology(assign_roles(split, list(world.node_ids)))
@@ -104,12 +105,10 @@ def _load(
         "balance": options.run.balance,
         **part.joined.facts(),
     }
-    return part, facts
+    return part, setup, facts
 
 
-def _time_batch(
-    world: World, part: Part, options: E2eOptions, batch: int
-) -> dict[int, list[float]]:
+def time_batch(world: World, part: Part, options: E2eOptions, batch: int) -> dict[int, list[float]]:
     """Number of new tokens -> wall times of whole runs; the first, untimed run warms up."""
     times: dict[int, list[float]] = {1: [], options.num_new_tokens: []}
     _one_run(world, part, options, batch, 2)

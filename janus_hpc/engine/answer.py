@@ -3,29 +3,21 @@ around it, and the border between two batches.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 
 from janus_hpc.comm.exchange import StepHeader
 from janus_hpc.core import RowResult
-from janus_hpc.engine.account import Account, BatchFacts, report_of
-from janus_hpc.engine.attention_loop import RowSource
+from janus_hpc.engine.account import Account, BatchFacts, Reporter
 from janus_hpc.engine.border import Border
 from janus_hpc.engine.claims import RowIds
-from janus_hpc.engine.intake import Intake
-from janus_hpc.engine.parts import Part, RunHooks
+from janus_hpc.engine.parts import RunHooks
 from janus_hpc.engine.plan import RunPlan
-from janus_hpc.engine.prepare import row_defaults
 from janus_hpc.engine.progress import Progress
-from janus_hpc.engine.setup import EngineSetup
+from janus_hpc.engine.row_input import RowInput
 from janus_hpc.engine.signals import StopFlag
 from janus_hpc.results.journal import JournalWriter
-from janus_hpc.rows.index import InputIndex
-from janus_hpc.rows.reader import RowReader
-from janus_hpc.sampling.eos import load_eos_token_ids
-from janus_hpc.sampling.tokenizer import TextCodec
 
 
 @dataclass(frozen=True)
@@ -37,113 +29,132 @@ class Answered:
     stopped: bool
 
 
-def answer(
-    plan: RunPlan, setup: EngineSetup, part: Part, stop: StopFlag, progress: Progress | None
-) -> Answered:
+def answer(plan: RunPlan, border: Border, stop: StopFlag, progress: Progress | None) -> Answered:
     """Answer all pending rows. Collective over the world."""
-    world = setup.world
-    account = Account(plan.spec.moe.top_k) if world.world_rank == 0 else None
-    journal: JournalWriter | None = None
-    if plan.roles[world.world_rank].does_attention:
-        journal = JournalWriter(plan.run_dir, plan.launch, world.world_rank, plan.fingerprint)
-    border, batches, stopped = Border(setup, part), plan.batches(), False
-    # A tokenizer can take seconds to load: one source of rows serves all batches.
-    make_rows = lru_cache(maxsize=1)(partial(_make_rows, plan))
     started_s = time.monotonic()
+    answering = _Answering(plan, border, stop, progress, started_s)
+    stopped = False
+    batches = plan.batches()
+    num_left = sum(map(len, batches))
     try:
         for number, rows in enumerate(batches):
-            is_last = number == len(batches) - 1
-            border.check()
-            hooks = RunHooks(
-                make_rows=make_rows,
-                record=journal.append if journal is not None else _no_record,
-                stop_asked=stop,
-                on_step=partial(_on_step, journal, progress, is_last),
-            )
-            with_trace = is_last or plan.config.rebalance != "off"
-            stopped = _run_batch(
-                plan, setup, part, border, account, rows, hooks, with_trace=with_trace
-            )
-            if stopped or is_last:
+            if number:
+                border.cross(answering.account, number, num_left)
+            num_left -= len(rows)
+            stopped = answering.run_batch(rows, is_last=number == len(batches) - 1)
+            if stopped:
                 break
-            border.cross(account)
         border.free()
     finally:
-        if journal is not None:
-            journal.close()
-    return Answered(account, time.monotonic() - started_s, stopped)
+        answering.close()
+    return Answered(answering.account, time.monotonic() - started_s, stopped)
 
 
-def _run_batch(
-    plan: RunPlan,
-    setup: EngineSetup,
-    part: Part,
-    border: Border,
-    account: Account | None,
-    rows: RowIds,
-    hooks: RunHooks,
-    *,
-    with_trace: bool,
-) -> bool:
-    """Whether rows are left because of a stop, the same on every rank."""
-    world, exchange = setup.world, part.joined.exchange
-    started_s = time.monotonic()
-    headers = part.run(rows, hooks)
-    if exchange is not None:
-        exchange.settle()
-    # A stop that comes with the last row changes nothing.
-    stopped = any(h.stop for h in headers) and not all(h.done for h in headers)
-    seconds = time.monotonic() - started_s
-    reports = world.gather(report_of(part, with_trace=with_trace))
-    if account is not None and reports is not None:
-        facts = BatchFacts(
-            plan=plan.split_why,
-            split=str(plan.split),
-            exchange=part.joined.kind,
-            num_rows=len(rows),
-            seconds=seconds,
-            placement=border.placement,
-            slots_moved=border.slots_moved,
-            move_s=border.move_s,
+class _Answering:
+    """What one rank needs from the first batch to the last, whatever its role in each."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        border: Border,
+        stop: StopFlag,
+        progress: Progress | None,
+        started_s: float,
+    ) -> None:
+        world = border.setup.world
+        self.account = Account(plan.spec.moe.top_k) if world.world_rank == 0 else None
+        self._plan = plan
+        self._border = border
+        self._stop = stop
+        self._progress = progress
+        self._started_s = started_s
+        self._input = RowInput(plan)
+        self._reporter = Reporter()
+        self._journal: JournalWriter | None = None
+
+    def run_batch(self, rows: RowIds, *, is_last: bool) -> bool:
+        """Whether rows are left because of a stop, the same on every rank. Collective over the world."""
+        plan, border = self._plan, self._border
+        border.check()
+        hooks = RunHooks(
+            make_rows=self._input.rows,
+            record=self._open_journal(),
+            stop_asked=self._stop,
+            on_step=partial(self._on_step, self._elsewhere(), is_last),
         )
-        account.add(facts, reports)
-    # Parked ranks have no headers.
-    return any(world.allgather(stopped))
+        began_s = time.monotonic()
+        part = border.part
+        headers = part.run(rows, hooks)
+        if part.joined.exchange is not None:
+            part.joined.exchange.settle()
+        # A stop that comes with the last row changes nothing.
+        stopped = any(h.stop for h in headers) and not all(h.done for h in headers)
+        seconds = time.monotonic() - began_s
+        if self._journal is not None:
+            # At the next border this rank may turn to something else for a long time.
+            self._journal.sync()
+        # Samples stay behind in a part that ends with a change of roles.
+        with_trace = is_last or plan.config.rebalance != "off" or plan.config.replan != "off"
+        report = self._reporter.report(part, with_trace=with_trace)
+        reports = border.setup.world.gather(report)
+        if self.account is not None and reports is not None:
+            facts = _facts(border, len(rows), began_s - self._started_s, seconds)
+            self.account.add(facts, reports)
+        # Parked ranks have no headers.
+        return any(border.setup.world.allgather(stopped))
+
+    def close(self) -> None:
+        """Close what is open on this rank."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _open_journal(self) -> Callable[[RowResult], None]:
+        """Where finished rows go: this rank's journal, which it has from its first batch with rows on."""
+        plan, setup = self._plan, self._border.setup
+        if not setup.role.does_attention:
+            return _no_record
+        if self._journal is None:
+            own = setup.world.world_rank
+            self._journal = JournalWriter(plan.run_dir, plan.launch, own, plan.fingerprint)
+        return self._journal.append
+
+    def _elsewhere(self) -> list[tuple[int, ...]]:
+        """The counters of ranks that did attention in earlier batches and have no header in this one."""
+        here = self._border.setup.topology.attention_ranks
+        tallies = [] if self.account is None else self.account.tallies
+        return [its.counters(0) for rank, its in enumerate(tallies) if rank not in here]
+
+    def _on_step(
+        self, elsewhere: list[tuple[int, ...]], is_last: bool, headers: list[StepHeader]
+    ) -> None:
+        if self._journal is not None:
+            self._journal.maybe_sync(time.monotonic())
+        if self._progress is not None:
+            ended = is_last and all(h.done for h in headers)
+            stopping = any(h.stop for h in headers)
+            state = "merging" if ended else "interrupted" if stopping else "running"
+            self._progress.update([*elsewhere, *(h.counters for h in headers)], state)
 
 
-def _on_step(
-    journal: JournalWriter | None,
-    progress: Progress | None,
-    is_last: bool,
-    headers: list[StepHeader],
-) -> None:
-    if journal is not None:
-        journal.maybe_sync(time.monotonic())
-    if progress is not None:
-        ended = is_last and all(h.done for h in headers)
-        stopping = any(h.stop for h in headers)
-        state = "merging" if ended else "interrupted" if stopping else "running"
-        progress.update([h.counters for h in headers], state)
+def _facts(border: Border, num_rows: int, began_s: float, seconds: float) -> BatchFacts:
+    assignment, joined = border.assignment, border.part.joined
+    return BatchFacts(
+        plan=assignment.why,
+        split=str(assignment.split),
+        roles="".join(role.value[0] for role in assignment.roles),
+        decision=border.text,
+        exchange=joined.kind,
+        num_rows=num_rows,
+        began_s=began_s,
+        seconds=seconds,
+        placement=border.placement,
+        slots_moved=border.moved.num_slots,
+        moved_bytes=border.moved.num_bytes,
+        move_s=border.move_s,
+        microbatches=joined.microbatches.num,
+        prediction=border.decision.prediction,
+    )
 
 
 def _no_record(result: RowResult) -> None:
     raise AssertionError(f"a rank without a journal finished a row: {result}")
-
-
-def _make_rows(plan: RunPlan, capacity_tokens: int) -> RowSource:
-    """Rows of the prompts file for one attention rank."""
-    # Templates that print the date give a resumed run the prompts of the run's first day.
-    began = datetime.fromtimestamp(plan.began_at_unix_s, tz=UTC)
-    codec = TextCodec.load(plan.model_dir, now=lambda: began)
-    eos = codec.eos_token_ids if codec is not None else load_eos_token_ids(plan.model_dir)
-    index = InputIndex.open(plan.index_path)
-    reader = RowReader(Path(plan.config.prompts), index, row_defaults(plan.config))
-    return Intake(
-        reader,
-        codec,
-        eos,
-        plan.spec.vocab,
-        plan.max_context,
-        capacity_tokens,
-        plan.config.seed,
-    )

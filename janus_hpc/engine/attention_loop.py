@@ -5,6 +5,7 @@ A colocated rank runs the same loop; what differs is `while_away`, called while 
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.engine.claims import ClaimQueue
 from janus_hpc.engine.interleave import Interleaved
 from janus_hpc.engine.order import exchange_order
-from janus_hpc.engine.tallies import Tallies
+from janus_hpc.engine.tallies import StepSums, Tallies
 from janus_hpc.engine.tokens import build_tokens
 from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.kvcache import KVCache
@@ -33,7 +34,10 @@ class RowSource(Protocol):
 
 
 class AttentionLoop:
-    """One attention (or colocated) rank's run over the rows of a batch; adds to `tallies`."""
+    """One attention (or colocated) rank's run over the rows of a batch; adds to `tallies`.
+
+    `experts_busy_s`: seconds that this rank has computed experts so far.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class AttentionLoop:
         rows: RowSource,
         record: Callable[[RowResult], None],
         while_away: Callable[[int, int], None],
+        experts_busy_s: Callable[[], float],
         stop_asked: Callable[[], bool],
         on_step: Callable[[list[StepHeader]], None],
         note: Callable[[str], None],
@@ -63,6 +68,7 @@ class AttentionLoop:
         self.rows = rows
         self.record = record
         self.while_away = while_away
+        self.experts_busy_s = experts_busy_s
         self.stop_asked = stop_asked
         self.on_step = on_step
         self.note = note
@@ -71,14 +77,19 @@ class AttentionLoop:
     def run(self) -> list[StepHeader]:
         """Until every attention rank is done or a stop was agreed on. Returns the last step's headers."""
         while True:
+            started_s = time.perf_counter()
             batch = self.batcher.next_step()
             headers = self.exchange.open_step(self._header(batch))
+            opened_s = time.perf_counter() - started_s
             self.on_step(headers)
             if all(h.done for h in headers) or any(h.stop for h in headers):
                 return headers
             self._admit(self.claims.claim([h.want_rows for h in headers]))
             if any(h.num_tokens for h in headers):
-                self._compute(batch)
+                step = self._compute(batch)
+                # What comes between, such as reading prompts, is no part of a decode step.
+                step = replace(step, seconds=step.seconds + opened_s)
+                self.tallies.stages(headers, step)
 
     def _header(self, batch: StepBatch[ActiveSample]) -> StepHeader:
         left = self.claims.num_left
@@ -101,19 +112,33 @@ class AttentionLoop:
             for sample in row.samples:
                 self.batcher.add(Sequence(sample))
 
-    def _compute(self, batch: StepBatch[ActiveSample]) -> None:
-        started_s = time.monotonic()
+    def _compute(self, batch: StepBatch[ActiveSample]) -> StepSums:
+        started_s, experts_s = time.perf_counter(), self.experts_busy_s()
+        routing_s = 0.0 if self.gate is None else self.gate.busy_s
         sizes = even_sizes(batch.num_tokens, self.num_microbatches)
         tokens = build_tokens(batch, self.model).split(sizes)
         streams = [self.model.forward(part, self.cache) for part in tokens]
         order = exchange_order(self.model.spec.sparse_layers, self.num_microbatches)
         step = Interleaved(streams, self.exchange, self.gate, self.note)
+        built_s = time.perf_counter()
         h_TD = torch.cat(step.run(order, self.while_away))
         self.exchange.settle()
+        passed_s = time.perf_counter()
         if batch.sampled:
             rows_S = torch.tensor(batch.last_tokens, device=h_TD.device)
             self._sample(batch, self.model.logits(h_TD, rows_S))
-        self.tallies.step(batch.num_tokens, len(batch.sampled), time.monotonic() - started_s)
+        ended_s = time.perf_counter()
+        if self.gate is not None:
+            routing_s = self.gate.busy_s - routing_s
+        self.tallies.step(batch.num_tokens, len(batch.sampled), ended_s - started_s)
+        return StepSums(
+            num_steps=1,
+            seconds=ended_s - started_s,
+            attention_s=built_s - started_s + step.busy_s + routing_s + ended_s - passed_s,
+            experts_s=self.experts_busy_s() - experts_s,
+            num_sequences=len(batch.sampled),
+            num_context=sum(batch.positions[token] + 1 for token in batch.last_tokens),
+        )
 
     def _sample(self, batch: StepBatch[ActiveSample], logits_SV: torch.Tensor) -> None:
         sequences = [batch.sequences[index] for index in batch.sampled]

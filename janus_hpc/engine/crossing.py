@@ -35,11 +35,27 @@ class Crossing:
     predicted_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def choose_crossing(setup: EngineSetup) -> Crossing:
-    """The same on every rank. Collective over the world; measures for a second or two where ranks
-    are on several nodes and no table was given. UsageError for a table that does not fit.
+class CostSource:
+    """Costs of crossing nodes and where they come from; found out once, when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._found: tuple[ExchangeCosts, str] | None = None
+
+    def get(self, setup: EngineSetup) -> tuple[ExchangeCosts, str]:
+        """Collective over the world; measures for a second or two where no table was given."""
+        if self._found is None:
+            self._found = _costs(setup)
+        return self._found
+
+
+def choose_crossing(setup: EngineSetup, source: CostSource) -> Crossing:
+    """The same on every rank. Collective over the world; asks for costs where ranks are on several
+    nodes. UsageError for a table that does not fit.
     """
     config, topology = setup.config, setup.topology
+    if config.replan != "off" and config.exchange == "auto" and len(set(topology.node_ids)) > 1:
+        # Where ranks are started on one node and later move to others, nothing is measured in between.
+        source.get(setup)
     num_tokens = decode_tokens(setup)
     asked = Crossing(kind=config.exchange, inter=config.inter, num_tokens=num_tokens)
     if topology.same_node(topology.active_ranks) or config.exchange == "host":
@@ -48,7 +64,7 @@ def choose_crossing(setup: EngineSetup) -> Crossing:
         return asked
     if config.exchange != "auto" and config.exchange_table is None:
         return asked
-    costs, origin = _costs(setup)
+    costs, origin = source.get(setup)
     error: UsageError | None = None
     try:
         _check_costs(topology, config.inter, costs, origin)

@@ -8,6 +8,7 @@ import torch
 
 from janus_hpc.comm.exchange import Exchange, RoutedRows, StepHeader
 from janus_hpc.engine.order import exchange_order
+from janus_hpc.engine.tallies import StepSums, Tallies
 from janus_hpc.experts.expert_model import ExpertModel
 
 # Legend: N tokens of all attention ranks, D hidden.
@@ -43,10 +44,11 @@ def run_expert(
     stop_asked: Callable[[], bool],
     note: Callable[[str], None],
     on_step: Callable[[list[StepHeader]], None],
+    tallies: Tallies,
 ) -> list[StepHeader]:
     """Serve steps until every attention rank is done or a stop was agreed on; returns the last headers.
 
-    `note` is told where this rank is, for the message should it die.
+    Adds to `tallies` what its steps took. `note` is told where this rank is, for the message should it die.
     """
     while True:
         headers = exchange.open_step(None, stop=stop_asked())
@@ -55,6 +57,8 @@ def run_expert(
             return headers
         if not any(h.num_tokens for h in headers):
             continue
+        busy_s = experts.busy_s
         for layer, microbatch in exchange_order(experts.spec.sparse_layers, num_microbatches):
             note(f"layer {layer}, microbatch {microbatch}")
             serve_layer(exchange, experts, layer, microbatch)
+        tallies.stages(headers, StepSums(num_steps=1, experts_s=experts.busy_s - busy_s))

@@ -12,7 +12,6 @@ import janus_hpc
 from janus_hpc.comm.world import World
 from janus_hpc.engine.account import Account
 from janus_hpc.engine.answer import Answered
-from janus_hpc.engine.parts import Part
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
@@ -36,11 +35,12 @@ def finish_run(
     env: LaunchEnv,
     plan: RunPlan,
     setup: EngineSetup,
-    part: Part,
+    joined: dict[str, Any],
     answered: Answered,
 ) -> ExitCode:
     """Merge on rank 0 and return the exit code on every rank. Collective over the world.
 
+    `setup` and `joined` (how ranks joined the exchange) are of the first batch.
     Errors: JournalError or JanusError from rank 0 on every rank; the journals stay for another try.
     """
     if answered.stopped:
@@ -51,7 +51,7 @@ def finish_run(
     code = ExitCode.OK
     if answered.account is not None:
         try:
-            provenance = _provenance(world, env, plan, setup, part)
+            provenance = _provenance(world, env, plan, setup, joined)
             code = _merge(plan, answered.account, answered.seconds, provenance)
         except JanusError as problem:
             error = problem
@@ -133,7 +133,7 @@ def _layer_stats(activity: ExpertActivity) -> LayerStats:
 
 
 def _provenance(
-    world: World, env: LaunchEnv, plan: RunPlan, setup: EngineSetup, part: Part
+    world: World, env: LaunchEnv, plan: RunPlan, setup: EngineSetup, joined: dict[str, Any]
 ) -> dict[str, Any]:
     config = plan.config
     return {
@@ -152,7 +152,7 @@ def _provenance(
         "slurm": env.slurm,
         "versions": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
         "mpi_library": world.library_version,
-        **part.joined.facts(),
+        **joined,
         "kernels": setup.kernels,
         "kernels_why": setup.kernels_why,
         "slots": plan.placement.num_slots,

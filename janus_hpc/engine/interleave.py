@@ -4,6 +4,7 @@ Follows the order both roles share (`engine.order`); knows a microbatch only as 
 tokens at each MoE layer and goes on with the outputs.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -25,7 +26,10 @@ def send_tokens(
 
 
 class Interleaved:
-    """The microbatches of one step. `gate` is needed where the exchange routes on the attention side."""
+    """The microbatches of one step. `gate` is needed where the exchange routes on the attention side.
+
+    `busy_s`: seconds the attention side computed, as the host sees it; neither waits nor `while_away`.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Interleaved:
         self.exchange = exchange
         self.gate = gate
         self.note = note
+        self.busy_s = 0.0
         # Per microbatch what was sent, and what was computed since; None before its first MoE layer.
         self.away: list[tuple[Away, torch.Tensor | None] | None] = [None] * len(streams)
 
@@ -51,13 +56,20 @@ class Interleaved:
             assert away.layer == layer, f"{away.layer=} {layer=} {microbatch=}"
             send_tokens(self.exchange, self.gate, layer, microbatch, away.x_TD)
             while_away(layer, microbatch)
+            started_s = time.perf_counter()
             self.away[microbatch] = (away, away.meanwhile())
+            self.busy_s += time.perf_counter() - started_s
         return [self._to_end(microbatch) for microbatch in range(len(self.streams))]
 
     def _to_next_layer(self, microbatch: int) -> Away:
-        if self.away[microbatch] is None:
-            return next(self.streams[microbatch])
-        return self.streams[microbatch].send(self._outputs(microbatch))
+        waiting = self.away[microbatch]
+        y_TD = None if waiting is None else self._outputs(microbatch, *waiting)
+        started_s = time.perf_counter()
+        try:
+            stream = self.streams[microbatch]
+            return next(stream) if y_TD is None else stream.send(y_TD)
+        finally:
+            self.busy_s += time.perf_counter() - started_s
 
     def _to_end(self, microbatch: int) -> torch.Tensor:
         try:
@@ -67,11 +79,8 @@ class Interleaved:
             return h_TD
         raise AssertionError(f"microbatch {microbatch} has more MoE layers than the order")
 
-    def _outputs(self, microbatch: int) -> torch.Tensor:
+    def _outputs(self, microbatch: int, away: Away, shared_TD: torch.Tensor | None) -> torch.Tensor:
         """y_TD float32 of what is away, on its device, the shared expert's part added."""
-        waiting = self.away[microbatch]
-        assert waiting is not None
-        away, shared_TD = waiting
         y_TD = self.exchange.recv_outputs(away.layer, microbatch)
         y_TD = y_TD.to(away.x_TD.device, torch.float32)
         return y_TD if shared_TD is None else y_TD + shared_TD

@@ -4,6 +4,7 @@ The number of microbatches is the one asked for, or for `auto` what `planner.pin
 measured here; the kind is `engine.crossing`'s choice.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,20 @@ def join(setup: EngineSetup, loaded: Loaded, crossing: Crossing) -> Joined:
     )
 
 
+def rejoin(setup: EngineSetup, crossing: Crossing, num_microbatches: int, why: str) -> Joined:
+    """Join the exchange of another split, for a decided number of microbatches. Collective over the world.
+
+    Nothing is measured: `measured_s` is NaN.
+    """
+    microbatches = _microbatches(setup, num_microbatches, why)
+    return Joined(
+        exchange=_join(setup, crossing, microbatches.num),
+        crossing=crossing,
+        microbatches=microbatches,
+        measured_s=math.nan,
+    )
+
+
 def _settle(
     setup: EngineSetup, loaded: Loaded, crossing: Crossing
 ) -> tuple[Microbatches, Exchange | None]:
@@ -123,12 +138,17 @@ def _settle(
         has_joined = num == 1
         if exchange is not None and not has_joined:
             exchange.free()
+    chosen = _microbatches(setup, num, why)
+    return chosen, exchange if has_joined else _join(setup, crossing, num)
+
+
+def _microbatches(setup: EngineSetup, num: int, why: str) -> Microbatches:
+    """This rank computes with the threads that go with the number from now on."""
     threads, threads_why = setup.num_threads, setup.threads_why
     if num > 1:
         threads, threads_why = setup.num_threads_at_once, setup.threads_at_once_why
     use_threads(setup.ops, threads)
-    chosen = Microbatches(num=num, why=why, num_threads=threads, threads_why=threads_why)
-    return chosen, exchange if has_joined else _join(setup, crossing, num)
+    return Microbatches(num=num, why=why, num_threads=threads, threads_why=threads_why)
 
 
 def _join(setup: EngineSetup, crossing: Crossing, num_microbatches: int) -> Exchange | None:

@@ -12,20 +12,18 @@ import torch
 
 from janus_hpc.batcher import Batcher
 from janus_hpc.comm.exchange import Exchange, StepHeader
-from janus_hpc.comm.shared_weights import NodeShared
 from janus_hpc.core import RowResult
 from janus_hpc.engine.active import ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop, RowSource
-from janus_hpc.engine.build import build_attention, build_gate
 from janus_hpc.engine.claims import ClaimQueue, RowIds
-from janus_hpc.engine.crossing import choose_crossing
+from janus_hpc.engine.crossing import CostSource, choose_crossing
 from janus_hpc.engine.expert_loop import run_expert, serve_layer
-from janus_hpc.engine.join import Joined, Loaded, join
+from janus_hpc.engine.held import Held
+from janus_hpc.engine.join import Joined, Loaded, join, rejoin
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
 from janus_hpc.experts.balancer import Balancer
 from janus_hpc.experts.expert_model import ExpertModel
-from janus_hpc.experts.gate import Gate
 from janus_hpc.experts.route_sampler import RouteSampler
 from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.kvcache import BlockPool, KVCache, num_blocks_for
@@ -65,10 +63,10 @@ class Part(Protocol):
 class ParkedPart:
     """Held but unused: waits for the others."""
 
-    def __init__(self, joined: Joined, loaded: Loaded) -> None:
+    def __init__(self, joined: Joined, loaded: Loaded, tallies: Tallies) -> None:
         self.joined = joined
         self.loaded = loaded
-        self.tallies = Tallies()
+        self.tallies = tallies
 
     def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         return []
@@ -82,15 +80,16 @@ class ExpertPart:
         setup: EngineSetup,
         joined: Joined,
         loaded: Loaded,
+        tallies: Tallies,
         exchange: Exchange,
         experts: ExpertModel,
     ) -> None:
         self.setup = setup
         self.joined = joined
         self.loaded = loaded
+        self.tallies = tallies
         self.exchange = exchange
         self.experts = experts
-        self.tallies = Tallies()
 
     def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         note = _noter(self.setup)
@@ -102,6 +101,7 @@ class ExpertPart:
                 hooks.stop_asked,
                 note,
                 hooks.on_step,
+                self.tallies,
             )
 
 
@@ -113,6 +113,7 @@ class AttentionPart:
         setup: EngineSetup,
         joined: Joined,
         loaded: Loaded,
+        tallies: Tallies,
         exchange: Exchange,
         model: AttentionModel,
         cache: KVCache,
@@ -121,11 +122,11 @@ class AttentionPart:
         self.setup = setup
         self.joined = joined
         self.loaded = loaded
+        self.tallies = tallies
         self.exchange = exchange
         self.model = model
         self.cache = cache
         self.while_away = while_away
-        self.tallies = Tallies()
 
     def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
         config = self.setup.config
@@ -148,6 +149,7 @@ class AttentionPart:
             rows=hooks.make_rows(batcher.capacity_tokens),
             record=hooks.record,
             while_away=self.while_away,
+            experts_busy_s=partial(_busy_s, self.loaded.experts),
             stop_asked=hooks.stop_asked,
             on_step=hooks.on_step,
             note=_noter(self.setup),
@@ -157,65 +159,84 @@ class AttentionPart:
             return loop.run()
 
 
-def load_part(setup: EngineSetup) -> Part:
+@dataclass(frozen=True)
+class Kept:
+    """What outlives a rank's parts: its weights, its tallies, and the costs of crossing nodes."""
+
+    held: Held
+    tallies: Tallies
+    costs: CostSource
+
+    @classmethod
+    def nothing(cls, setup: EngineSetup) -> "Kept":
+        """Before the first part. Collective over the world."""
+        return cls(Held(setup), Tallies(), CostSource())
+
+
+def load_part(setup: EngineSetup, kept: Kept | None = None) -> Part:
     """Read this rank's weights and join the exchange. Collective over the world."""
-    role = setup.role
-    crossing = choose_crossing(setup)
-    loaded = _load(setup)
-    joined = join(setup, loaded, crossing)
-    if joined.exchange is None:
-        return ParkedPart(joined, loaded)
+    kept = Kept.nothing(setup) if kept is None else kept
+    crossing = choose_crossing(setup, kept.costs)
+    kept.held.load(setup.topology, setup.placement)
+    loaded = _load(setup, kept.held)
+    return _part(setup, kept, loaded, join(setup, loaded, crossing))
+
+
+def rebuild_part(setup: EngineSetup, kept: Kept, num_microbatches: int, why: str) -> Part:
+    """This rank's part under another split, its weights being in place. Collective over the world."""
+    crossing = choose_crossing(setup, kept.costs)
+    loaded = _load(setup, kept.held)
+    return _part(setup, kept, loaded, rejoin(setup, crossing, num_microbatches, why))
+
+
+def _part(setup: EngineSetup, kept: Kept, loaded: Loaded, joined: Joined) -> Part:
+    role, exchange = setup.role, joined.exchange
+    if exchange is None:
+        return ParkedPart(joined, loaded, kept.tallies)
     model, cache, experts = loaded.model, loaded.cache, loaded.experts
     if model is None or cache is None:
         assert experts is not None, f"{role=}"
-        return ExpertPart(setup, joined, loaded, joined.exchange, experts)
+        return ExpertPart(setup, joined, loaded, kept.tallies, exchange, experts)
     return AttentionPart(
         setup,
         joined,
         loaded,
-        joined.exchange,
+        kept.tallies,
+        exchange,
         model,
         cache,
-        partial(_serve_own, joined.exchange, experts),
+        partial(_serve_own, exchange, experts),
     )
 
 
-def _load(setup: EngineSetup) -> Loaded:
-    """What the role needs of the model. Collective over a node's ranks of the role."""
-    role, spec, ops, reader = setup.role, setup.spec, setup.ops, setup.reader
-    shared = NodeShared(setup.world, role.value)
-    model: AttentionModel | None = None
+def _load(setup: EngineSetup, held: Held) -> Loaded:
+    """What the role computes with, made of the weights that are held."""
+    role = setup.role
     cache: KVCache | None = None
     gate: RoutedGate | None = None
     experts: ExpertModel | None = None
     if role.does_attention:
-        model = build_attention(
-            spec, ops, reader, shared, setup.dtype, setup.device, setup.max_context
-        )
         cache = _cache(setup)
-    routes_here = role.does_attention and setup.config.gate == "agate"
-    if role.does_experts or routes_here:
-        plain_gate = build_gate(spec, ops, reader, shared, setup.device)
-        if routes_here:
-            gate = RoutedGate(plain_gate, _balancer(setup), _sampler(setup))
-        if role.does_experts:
-            experts = _experts(setup, plain_gate)
-    return Loaded(model=model, cache=cache, gate=gate, experts=experts)
+    if role.does_attention and setup.config.gate == "agate":
+        assert held.gate is not None, f"{role=}"
+        gate = RoutedGate(held.gate, _balancer(setup), _sampler(setup))
+    if role.does_experts:
+        experts = _experts(setup, held)
+    return Loaded(model=held.model, cache=cache, gate=gate, experts=experts)
 
 
-def _experts(setup: EngineSetup, gate: Gate) -> ExpertModel:
+def _experts(setup: EngineSetup, held: Held) -> ExpertModel:
+    assert held.gate is not None, f"{setup.role=}"
     expert_rank = setup.topology.expert_ranks.index(setup.world.world_rank)
     return ExpertModel(
         setup.spec,
         setup.ops,
-        gate,
+        held.gate,
         _balancer(setup),
         expert_rank,
-        reader=setup.reader,
-        dtype=setup.dtype,
-        device=setup.device,
+        held.experts,
         # All expert ranks that route see the same choices.
-        sampler=_sampler(setup) if expert_rank == 0 else None,
+        _sampler(setup) if expert_rank == 0 else None,
     )
 
 
@@ -253,6 +274,10 @@ def _serve_own(
     """What a rank with both roles does while its tokens are away; nothing on one without experts."""
     if experts is not None:
         serve_layer(exchange, experts, layer, microbatch)
+
+
+def _busy_s(experts: ExpertModel | None) -> float:
+    return 0.0 if experts is None else experts.busy_s
 
 
 def _noter(setup: EngineSetup) -> Callable[[str], None]:

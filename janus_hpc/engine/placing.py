@@ -12,6 +12,7 @@ from janus_hpc.placement.make import make_placement
 from janus_hpc.placement.placement import Placement
 from janus_hpc.routing.trace import RoutingTrace
 from janus_hpc.routing.trace_file import check_fits, read_trace
+from janus_hpc.topology import Role
 
 # Spare slots as a part of those that are needed, and the most of a rank's memory that experts may take
 # for the sake of spare ones.
@@ -25,20 +26,25 @@ def choose_placement(
     node_of_rank: Sequence[int],
     room_bytes: int,
     itemsize: int,
+    seen: RoutingTrace | None = None,
 ) -> tuple[Placement, str]:
     """The placement of epoch 0 over the expert ranks, and why they have so many slots.
 
     node_of_rank: the node of each expert rank; room_bytes: memory of the rank that has least; itemsize:
-    bytes of a weight. UsageError for slots that do not fit, or a trace that does not.
+    bytes of a weight; seen: the routing of the run so far, which counts before a file's. UsageError for
+    slots that do not fit, or a trace that does not.
     """
     num_slots, slots_why = choose_slots(config.slots, spec, len(node_of_rank), room_bytes, itemsize)
-    trace = read_fitting_trace(config.placement_from, spec)
+    trace, origin = seen, "so far"
+    if trace is None or not trace.num_tokens_L.all():
+        trace = read_fitting_trace(config.placement_from, spec)
+        origin = f"in {config.placement_from}"
     kind, why = config.placement, "asked for"
     if kind == "auto":
         kind = "contiguous" if trace is None else "janus"
-        why = "no trace was given" if trace is None else "a trace was given"
+        why = "no trace was given" if trace is None else "there is a trace"
     if trace is not None:
-        why += f", by the routing in {config.placement_from}"
+        why += f", by the routing {origin}"
     return place(kind, spec, num_slots, node_of_rank, trace, why), slots_why
 
 
@@ -97,3 +103,8 @@ def read_fitting_trace(path: str | None, spec: ModelSpec) -> RoutingTrace | None
         layer_ids=spec.sparse_layers,
     )
     return trace
+
+
+def expert_nodes(node_ids: Sequence[int], roles: Sequence[Role]) -> list[int]:
+    """The node of each expert rank under these roles."""
+    return [node for node, role in zip(node_ids, roles, strict=True) if role.does_experts]

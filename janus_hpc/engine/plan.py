@@ -11,26 +11,43 @@ import numpy as np
 
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.claims import RowIds
+from janus_hpc.engine.decision import Assignment, BorderDecision, Prediction
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.placement.placement import Placement
+from janus_hpc.planner.profile_data import Profile
 from janus_hpc.topology import Role, Split
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
     """What the ranks have: node and host of every world rank, the kind of device, and the memory of
-    the rank that has least.
+    the rank that has least; cores of the first node.
     """
 
     node_ids: Sequence[int]
     hosts: Sequence[str]
     device: str
     room_bytes: int
+    num_cores: int = 1
+
+
+@dataclass(frozen=True)
+class RunProfile:
+    """A profile and where it is from, in words."""
+
+    profile: Profile
+    origin: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """Everything ranks must agree on. `done` is a bit-packed array: 1 for rows with nothing left to do."""
+    """Everything ranks must agree on. `done` is a bit-packed array: 1 for rows with nothing left to do.
+
+    `turns`: the splits that batches take in turn, empty where the first one stays or a planner decides.
+    `room_bytes`: as in `Allocation`.
+    """
 
     config: RunConfig
     spec: ModelSpec
@@ -41,6 +58,8 @@ class RunPlan:
     split: Split
     split_why: str
     roles: tuple[Role, ...]
+    turns: tuple[Assignment, ...]
+    room_bytes: int
     placement: Placement
     slots_why: str
     dtype: str
@@ -54,6 +73,19 @@ class RunPlan:
     num_resumed: int
     num_failed: int
     done: bytes
+    prediction: Prediction | None = None
+    profile: RunProfile | None = None
+
+    @property
+    def assignment(self) -> Assignment:
+        """The split of the first batch."""
+        return Assignment(split=self.split, roles=self.roles, why=self.split_why)
+
+    @property
+    def first(self) -> BorderDecision:
+        """What was decided for the first batch."""
+        why = f"split {self.split} ({self.split_why}), {self.placement.kind} placement"
+        return BorderDecision(why=f"{why} ({self.placement.why})", prediction=self.prediction)
 
     def pending_rows(self) -> RowIds:
         """Indices of the rows still to compute, ascending; the same on every rank."""

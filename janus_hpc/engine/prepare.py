@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ import numpy as np
 
 import janus_hpc
 from janus_hpc.config import RunConfig, parse_bytes
-from janus_hpc.core import SamplingParams
 from janus_hpc.demo import demo_model_dir
-from janus_hpc.engine.placing import choose_placement
-from janus_hpc.engine.plan import Allocation, RunPlan
+from janus_hpc.engine.decision import Assignment
+from janus_hpc.engine.placing import choose_placement, expert_nodes
+from janus_hpc.engine.plan import DTYPE_BYTES, Allocation, RunPlan
+from janus_hpc.engine.row_input import row_defaults
 from janus_hpc.errors import ModelError, UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.registry import ignored_tensors, load_spec
 from janus_hpc.models.spec import ModelSpec
+from janus_hpc.placement.placement import Placement
 from janus_hpc.planner.split import default_split
 from janus_hpc.results.done import load_done
 from janus_hpc.results.durable import check_replaceable
@@ -47,7 +50,6 @@ from janus_hpc.topology import Role, Split, assign_roles, parse_split
 from janus_hpc.weights.checkpoint import Checkpoint
 from janus_hpc.weights.fingerprint import fingerprint
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_REFUSALS_SHOWN = 10
 
 
@@ -58,11 +60,6 @@ class AlreadyComplete:
     output: Path
     num_rows: int
     num_failed: int
-
-
-def row_defaults(config: RunConfig) -> SamplingParams:
-    """Sampling parameters of rows that name none."""
-    return SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature)
 
 
 def prepare(
@@ -113,15 +110,14 @@ def _decide(
     with Checkpoint(model_dir) as checkpoint:
         checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
     max_context = _max_context(config, spec)
-    split, why = choose_split(config.split, spec, len(allocation.node_ids))
-    roles = tuple(assign_roles(split, list(allocation.node_ids)))
-    _check_exchange(config, roles, allocation.node_ids)
-    expert_nodes = [
-        node for node, role in zip(allocation.node_ids, roles, strict=True) if role.does_experts
-    ]
-    placement, slots_why = choose_placement(
-        config, spec, expert_nodes, allocation.room_bytes, DTYPE_BYTES[dtype]
-    )
+    turns = read_turns(config, spec, allocation.node_ids)
+    first = _first_split(config, spec, allocation.node_ids, turns)
+    for its in (first, *turns):
+        _check_exchange(config, its.roles, allocation.node_ids)
+    place = partial(_place, config, spec, allocation, DTYPE_BYTES[dtype])
+    for its in turns:
+        place(its)
+    placement, slots_why = place(first)
     if TextCodec.load(model_dir) is None:
         load_eos_token_ids(model_dir)
     if not prompts.is_file():
@@ -139,9 +135,7 @@ def _decide(
         _check_trace_file(Path(config.trace), (output, prompts), config.overwrite)
     if config.fresh:
         _discard(run_dir)
-    manifest, launch = start_launch(
-        run_dir, fields, _launch_info(config, env, split, allocation.hosts)
-    )
+    manifest, launch = start_launch(run_dir, fields, _launch_info(config, env, allocation.hosts))
     digest = fingerprint_bytes(fields)
     done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
     return RunPlan(
@@ -151,9 +145,11 @@ def _decide(
         output=output,
         run_dir=run_dir,
         index_path=index_path,
-        split=split,
-        split_why=why,
-        roles=roles,
+        split=first.split,
+        split_why=first.why,
+        roles=first.roles,
+        turns=turns,
+        room_bytes=allocation.room_bytes,
         placement=placement,
         slots_why=slots_why,
         dtype=dtype,
@@ -175,6 +171,45 @@ def choose_split(text: str, spec: ModelSpec, num_ranks: int) -> tuple[Split, str
     if text == "auto":
         return default_split(spec, num_ranks)
     return parse_split(text, num_ranks, spec.moe.num_experts), "asked for"
+
+
+def read_turns(
+    config: RunConfig, spec: ModelSpec, node_ids: Sequence[int]
+) -> tuple[Assignment, ...]:
+    """The splits of --replan, none for `off` and `auto`. UsageError naming the entry at fault."""
+    if config.replan in ("off", "auto"):
+        return ()
+    turns: list[Assignment] = []
+    texts = config.replan.split(",")
+    for number, text in enumerate(texts, start=1):
+        try:
+            split = parse_split(text, len(node_ids), spec.moe.num_experts)
+        except UsageError as error:
+            raise UsageError(f"--replan {config.replan}: {error}; or off, or auto") from error
+        turns.append(_assign(split, node_ids, f"entry {number} of {len(texts)} of --replan"))
+    return tuple(turns)
+
+
+def _first_split(
+    config: RunConfig, spec: ModelSpec, node_ids: Sequence[int], turns: Sequence[Assignment]
+) -> Assignment:
+    """The split of the first batch: the first of --replan where --split names none."""
+    if turns and config.split == "auto":
+        return turns[0]
+    split, why = choose_split(config.split, spec, len(node_ids))
+    return _assign(split, node_ids, why)
+
+
+def _assign(split: Split, node_ids: Sequence[int], why: str) -> Assignment:
+    return Assignment(split=split, roles=tuple(assign_roles(split, list(node_ids))), why=why)
+
+
+def _place(
+    config: RunConfig, spec: ModelSpec, allocation: Allocation, itemsize: int, under: Assignment
+) -> tuple[Placement, str]:
+    """The placement under a split, and why it has so many slots. UsageError where there are too few."""
+    nodes = expert_nodes(allocation.node_ids, under.roles)
+    return choose_placement(config, spec, nodes, allocation.room_bytes, itemsize)
 
 
 def _dtype(config: RunConfig, spec: ModelSpec, model_dir: Path) -> str:
@@ -294,13 +329,10 @@ def _discard(run_dir: Path) -> None:
             path.unlink()
 
 
-def _launch_info(
-    config: RunConfig, env: LaunchEnv, split: Split, hosts: Sequence[str]
-) -> dict[str, Any]:
+def _launch_info(config: RunConfig, env: LaunchEnv, hosts: Sequence[str]) -> dict[str, Any]:
     return {
         "started_at_unix_s": int(time.time()),
         "argv": sys.argv[1:],
-        "split": str(split),
         "num_ranks": len(hosts),
         "hosts": sorted(set(hosts)),
         "rank0_host": socket.gethostname(),

@@ -3,11 +3,10 @@
 Knows routing, placements and what they cost in activated experts; moves nothing.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from janus_hpc.config import RunConfig
+from janus_hpc.engine.decision import BorderDecision
 from janus_hpc.engine.placing import place
 from janus_hpc.kernels.native.balance_library import BalanceLibrary
 from janus_hpc.models.spec import ModelSpec
@@ -22,14 +21,6 @@ MIN_GAIN = 0.02
 MAX_LAYERS = 8
 
 
-@dataclass(frozen=True)
-class Decision:
-    """`placement` is None where experts stay where they are."""
-
-    placement: Placement | None
-    why: str
-
-
 def decide(
     config: RunConfig,
     spec: ModelSpec,
@@ -38,19 +29,19 @@ def decide(
     trace: RoutingTrace | None,
     tokens_per_pass: float,
     library: BalanceLibrary | None,
-) -> Decision:
+) -> BorderDecision:
     """The next batch's placement, its slots in the order of the current one's where experts stay."""
     if config.rebalance == "off":
-        return Decision(None, "--rebalance off")
+        return BorderDecision(why="--rebalance off")
     if current.num_ranks == 1:
-        return Decision(None, "one expert rank holds all experts")
+        return BorderDecision(why="one expert rank holds all experts")
     if trace is None or not trace.num_tokens_L.all():
-        return Decision(None, "no routing was recorded")
+        return BorderDecision(why="no routing was recorded")
     kind = "janus" if config.placement == "auto" else config.placement
     found = place(kind, spec, current.num_slots, node_of_rank, trace, "by the routing so far")
     new = aligned(found, current).with_epoch(current.epoch + 1)
     if new.digest == current.digest:
-        return Decision(None, f"{kind} places them the same way")
+        return BorderDecision(why=f"{kind} places them the same way")
     batch = max(round(tokens_per_pass), 1)
     before, after = (
         _predicted(trace, its, batch, config.balance, library) for its in (current, new)
@@ -58,8 +49,8 @@ def decide(
     gain = 1.0 - after / before
     why = f"a_max {before:.2f} -> {after:.2f} predicted at {batch} tokens a pass"
     if config.rebalance == "auto" and gain < MIN_GAIN:
-        return Decision(None, f"{why}: less than {MIN_GAIN:.0%}")
-    return Decision(new, why)
+        return BorderDecision(why=f"{why}: less than {MIN_GAIN:.0%}")
+    return BorderDecision(why=why, placement=new)
 
 
 def _predicted(

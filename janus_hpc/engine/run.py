@@ -6,15 +6,22 @@ from contextlib import ExitStack
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.answer import answer
+from janus_hpc.engine.border import Border
+from janus_hpc.engine.deciders import Decider, make_decider
 from janus_hpc.engine.device import choose_device_kind, room_bytes
 from janus_hpc.engine.finish import finish_run
-from janus_hpc.engine.parts import Part, load_part
+from janus_hpc.engine.parts import Kept, Part, load_part
 from janus_hpc.engine.plan import Allocation, RunPlan
+from janus_hpc.engine.planned_split import make_planner, plan_first
 from janus_hpc.engine.prepare import AlreadyComplete, prepare
 from janus_hpc.engine.progress import Progress
+from janus_hpc.engine.replanning import Replanning
+from janus_hpc.engine.run_profile import find_profile
 from janus_hpc.engine.setup import EngineSetup, make_setup
 from janus_hpc.engine.signals import StopFlag
 from janus_hpc.errors import ExitCode, JanusError
+from janus_hpc.kernels.native.balance_library import open_balance_library
+from janus_hpc.kernels.native_ops import NativeOps
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.log import setup_logging
 from janus_hpc.weights.checkpoint import Checkpoint
@@ -46,9 +53,13 @@ def _agree_on_plan(
     plan: RunPlan | AlreadyComplete | None = None
     error: Exception | None = None
     allocation = _allocation(world, config)
+    profile = find_profile(world, env, config, allocation)
     if world.world_rank == 0:
         try:
             plan = prepare(config, env, allocation, held)
+            if profile is not None and isinstance(plan, RunPlan):
+                library, _ = open_balance_library(env.cache_dir)
+                plan = plan_first(plan, allocation, profile, library)
         except JanusError as problem:
             error = problem
     world.agree(error)
@@ -72,6 +83,7 @@ def _allocation(world: World, config: RunConfig) -> Allocation:
         hosts=world.hosts,
         device=device,
         room_bytes=min(world.allgather(mine)),
+        num_cores=world.num_cores,
     )
 
 
@@ -84,6 +96,8 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
             "split %s (%s), dtype %s on %s", plan.split, plan.split_why, plan.dtype, plan.device
         )
         log.info("model %s, results %s", plan.model_dir, plan.output)
+        if plan.config.replan != "off" and not plan.config.batch_rows:
+            log.warning("--replan without --batch-rows: one batch, so the split never changes")
         if plan.num_resumed:
             log.info("resuming: %d of %d rows are done", plan.num_resumed, plan.num_rows)
     with Checkpoint(plan.model_dir) as checkpoint:
@@ -99,18 +113,30 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
             config=config,
             placement=plan.placement,
         )
-        part = load_part(setup)
+        kept = Kept.nothing(setup)
+        part = load_part(setup, kept)
         world.barrier()
         if world.world_rank == 0:
             _say_what_was_chosen(plan, setup, part)
         progress = _progress(plan) if world.world_rank == 0 else None
-        answered = answer(plan, setup, part, stop, progress)
-    if part.joined.exchange is not None:
-        part.joined.exchange.free()
-    code = finish_run(world, env, plan, setup, part, answered)
+        facts = part.joined.facts()
+        border = Border(setup, part, kept, plan.assignment, plan.first, _decider(plan, setup))
+        del part
+        answered = answer(plan, border, stop, progress)
+    code = finish_run(world, env, plan, setup, facts, answered)
     if progress is not None and not answered.stopped:
         progress.complete()
     return code
+
+
+def _decider(plan: RunPlan, setup: EngineSetup) -> Decider:
+    library = setup.ops.balance_library if isinstance(setup.ops, NativeOps) else None
+    node_ids, itemsize = setup.world.node_ids, setup.dtype.itemsize
+    decider = make_decider(plan, node_ids, itemsize, library)
+    if plan.profile is None or setup.world.world_rank:
+        return decider
+    planner = make_planner(plan, node_ids, library)
+    return Replanning(plan, planner, decider, node_ids, itemsize, library)
 
 
 def _say_what_was_chosen(plan: RunPlan, setup: EngineSetup, part: Part) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSetup:
-    """One rank's surroundings; equal on all ranks but for `device`, `ops` and `reader`."""
+    """One rank's surroundings; equal on all ranks but for `device`, `ops`, `reader` and threads."""
 
     world: World
+    env: LaunchEnv
     topology: Topology
     spec: ModelSpec
     reader: Reader
@@ -44,7 +45,11 @@ class EngineSetup:
     kernels: str
     kernels_why: str
     kv_bytes: int
-    ucx_settings: Mapping[str, str]
+
+    @property
+    def ucx_settings(self) -> Mapping[str, str]:
+        """The UCX_* variables the user set."""
+        return self.env.ucx_settings
 
     @property
     def role(self) -> Role:
@@ -65,10 +70,8 @@ def make_setup(
     placement: Placement,
 ) -> EngineSetup:
     """Choose threads and kernels on this rank, and say once what was chosen."""
-    threads = threads_per_rank(env, world.num_cores, _sharing(world, topology))
-    num_threads = config.threads or threads.num_threads
-    threads_why = "--threads" if config.threads else threads.why
-    at_once, at_once_why = _threads_at_once(world, env, topology, config)
+    threads = _choose_threads(world, env, topology, config)
+    num_threads = threads.num_threads
     torch.set_num_threads(num_threads)
     device = rank_device(device_kind, world.local_rank)
     # One rank a node compiles, the others find the result.
@@ -78,7 +81,7 @@ def make_setup(
     ops = make_ops(device, num_threads, env.cache_dir)
     kernels, kernels_why = _agree_on_kernels(world, ops)
     if world.world_rank == 0:
-        log.info("threads per rank: %d (%s)", num_threads, threads_why)
+        log.info("threads per rank: %d (%s)", num_threads, threads.threads_why)
         if world.ranks_per_core > 1:
             log.warning(
                 "%d ranks share %d cores on node 0: waits yield", world.num_local, world.num_cores
@@ -86,6 +89,7 @@ def make_setup(
         log.info("kernels: %s%s", kernels, f" ({kernels_why})" if kernels_why else "")
     return EngineSetup(
         world=world,
+        env=env,
         topology=topology,
         spec=spec,
         reader=reader,
@@ -95,16 +99,54 @@ def make_setup(
         max_context=max_context,
         config=config,
         placement=placement,
-        num_threads=num_threads,
-        threads_why=threads_why,
-        num_threads_at_once=at_once,
-        threads_at_once_why=at_once_why,
+        **asdict(threads),
         kernels=kernels,
         kernels_why=kernels_why,
-        ucx_settings=env.ucx_settings,
         kv_bytes=_agree_on_kv_bytes(
-            world, topology, spec, device, dtype, config, placement.num_slots
+            world,
+            topology,
+            device,
+            config,
+            _weight_bytes(world, topology, spec, device, dtype, placement.num_slots),
         ),
+    )
+
+
+def with_split(setup: EngineSetup, topology: Topology, placement: Placement) -> EngineSetup:
+    """The surroundings after ranks have changed roles: threads and the KV cache's share of memory anew.
+
+    To be called when weights are in place and no KV cache is. Collective over the world.
+    """
+    world, config = setup.world, setup.config
+    return replace(
+        setup,
+        topology=topology,
+        placement=placement,
+        **asdict(_choose_threads(world, setup.env, topology, config)),
+        kv_bytes=_agree_on_kv_bytes(world, topology, setup.device, config, 0),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Threads:
+    """As in `EngineSetup`."""
+
+    num_threads: int
+    threads_why: str
+    num_threads_at_once: int
+    threads_at_once_why: str
+
+
+def _choose_threads(
+    world: World, env: LaunchEnv, topology: Topology, config: RunConfig
+) -> _Threads:
+    threads = threads_per_rank(env, world.num_cores, _sharing(world, topology))
+    at_once, at_once_why = _threads_at_once(world, env, topology, config)
+    return _Threads(
+        num_threads=config.threads or threads.num_threads,
+        threads_why="--threads" if config.threads else threads.why,
+        num_threads_at_once=at_once,
+        threads_at_once_why=at_once_why,
     )
 
 
@@ -159,24 +201,39 @@ def _agree_on_kernels(world: World, ops: Ops) -> tuple[str, str]:
 
 
 def _agree_on_kv_bytes(
+    world: World, topology: Topology, device: torch.device, config: RunConfig, weight_bytes: int
+) -> int:
+    """The smallest budget of all attention ranks: what fits on one must fit on every one.
+
+    `weight_bytes`: of this rank's weights those that are still to be loaded.
+    """
+    sharing = max(len(_attention_here(world, topology, device)), 1)
+    mine = kv_budget_bytes(config.kv_memory, device, sharing, weight_bytes)
+    budgets: list[int] = world.allgather(mine)
+    return min(budgets[r] for r in topology.attention_ranks)
+
+
+def _attention_here(world: World, topology: Topology, device: torch.device) -> list[int]:
+    """The attention ranks whose KV caches lie in this rank's memory: those of its node, or of its GPU."""
+    here = [r for r in topology.attention_ranks if world.node_ids[r] == world.node_id]
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        here = [r for r in here if world.local_ranks[r] % count == device.index]
+    return here
+
+
+def _weight_bytes(
     world: World,
     topology: Topology,
     spec: ModelSpec,
     device: torch.device,
     dtype: str,
-    config: RunConfig,
     num_slots: int,
 ) -> int:
-    """The smallest budget of all attention ranks: what fits on one must fit on every one."""
-    here = [r for r in topology.attention_ranks if world.node_ids[r] == world.node_id]
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        here = [r for r in here if world.local_ranks[r] % count == device.index]
+    """What an attention rank here will hold of the model."""
+    here = _attention_here(world, topology, device)
     # On a CPU the attention ranks of a node share one copy of these.
     params = spec.num_attention_params() // (max(len(here), 1) if device.type == "cpu" else 1)
     if topology.roles[world.world_rank] is Role.COLOCATED:
         params += spec.num_expert_params() * num_slots // spec.moe.num_experts
-    weight_bytes = params * getattr(torch, dtype).itemsize
-    mine = kv_budget_bytes(config.kv_memory, device, max(len(here), 1), weight_bytes)
-    budgets: list[int] = world.allgather(mine)
-    return min(budgets[r] for r in topology.attention_ranks)
+    return params * int(getattr(torch, dtype).itemsize)

@@ -1,14 +1,40 @@
-"""What an attention rank counts for progress and for the results: rows, tokens, time in steps.
+"""What a rank counts for progress and for the results: rows, tokens, and where the time of its steps goes.
 
 Plain numbers; `counters` is the form that travels in step headers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from janus_hpc.comm.exchange import StepHeader
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSums:
+    """Sums over steps of one rank, all of the same kind.
+
+    `seconds` from the step's headers to its tokens; `attention_s` and `experts_s` of them it computed,
+    as the host sees it; `num_sequences` got a token, with `num_context` tokens in their caches.
+    """
+
+    num_steps: int = 0
+    seconds: float = 0.0
+    attention_s: float = 0.0
+    experts_s: float = 0.0
+    num_sequences: int = 0
+    num_context: int = 0
+
+    def plus(self, other: "StepSums", sign: int = 1) -> "StepSums":
+        names = [its.name for its in fields(self)]
+        return StepSums(**{its: getattr(self, its) + sign * getattr(other, its) for its in names})
 
 
 @dataclass
 class Tallies:
-    """Totals of one rank since its start. `decode_s` is time in steps that generated tokens."""
+    """Totals of one rank. `decode_s` is time in steps that generated tokens.
+
+    `decoding`: steps in which no rank had prefill; `mixed`: the others. Every active rank counts these.
+    """
 
     rows_done: int = 0
     rows_failed: int = 0
@@ -17,6 +43,8 @@ class Tallies:
     num_steps: int = 0
     num_decode_steps: int = 0
     decode_s: float = 0.0
+    decoding: StepSums = field(default_factory=StepSums)
+    mixed: StepSums = field(default_factory=StepSums)
 
     def row(self, *, failed: bool) -> None:
         self.rows_done += 1
@@ -30,6 +58,13 @@ class Tallies:
             self.num_decode_steps += 1
             self.decode_s += seconds
 
+    def stages(self, headers: Sequence[StepHeader], step: StepSums) -> None:
+        """Count a step by its kind, which all ranks see alike."""
+        if decodes_only(headers):
+            self.decoding = self.decoding.plus(step)
+        else:
+            self.mixed = self.mixed.plus(step)
+
     def counters(self, num_running: int) -> tuple[int, ...]:
         """As in `Counters`."""
         return (
@@ -40,6 +75,14 @@ class Tallies:
             num_running,
             self.num_steps,
         )
+
+    def plus(self, other: "Tallies", sign: int = 1) -> "Tallies":
+        """The sum, or with sign -1 what came after `other`."""
+        names = [its.name for its in fields(self) if its.name not in ("decoding", "mixed")]
+        total = Tallies(**{its: getattr(self, its) + sign * getattr(other, its) for its in names})
+        total.decoding = self.decoding.plus(other.decoding, sign)
+        total.mixed = self.mixed.plus(other.mixed, sign)
+        return total
 
 
 @dataclass(frozen=True)
@@ -56,3 +99,11 @@ class Counters:
     @classmethod
     def total(cls, counters: list[tuple[int, ...]]) -> "Counters":
         return cls(*(sum(column) for column in zip(*counters, strict=True)))
+
+
+def decodes_only(headers: Sequence[StepHeader]) -> bool:
+    """Whether no attention rank has more tokens in the step than sequences in flight.
+
+    A prompt's last piece of a token or two may hide among sequences that wait; it costs what they would.
+    """
+    return all(its.num_tokens <= Counters(*its.counters).num_running for its in headers)

@@ -50,6 +50,16 @@ class ExpertActivity:
         counts_E = torch.bincount(ids_M.to(self._device), minlength=self._num_experts)
         self._add(layer, counts_E, (counts_E > 0).sum(dim=0, keepdim=True))
 
+    def add(self, other: "ExpertActivity") -> None:
+        """Count in what another one counted at another time."""
+        self.partial |= other.partial
+        self.tokens_LE += other.tokens_LE
+        self.a_max_sum_L += other.a_max_sum_L
+        self.a_max_max_L = torch.maximum(self.a_max_max_L, other.a_max_max_L)
+        self.activated_sum_L += other.activated_sum_L
+        passes = zip(self.num_passes_L, other.num_passes_L, strict=True)
+        self.num_passes_L = [mine + its for mine, its in passes]
+
     def a_max_mean(self) -> Tensor:
         """Mean over passes of the largest count of activated experts on a rank, per layer; NaN if partial."""
         return self._mean(self.a_max_sum_L)

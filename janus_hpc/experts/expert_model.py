@@ -12,12 +12,11 @@ import torch
 from janus_hpc.comm.exchange import RoutedRows
 from janus_hpc.experts.activity import ExpertActivity
 from janus_hpc.experts.balancer import Balancer
+from janus_hpc.experts.expert_weights import ExpertWeights
 from janus_hpc.experts.gate import Gate
 from janus_hpc.experts.route_sampler import RouteSampler
 from janus_hpc.kernels.ops import Ops, PackedExperts
-from janus_hpc.layers.source import Reader
 from janus_hpc.models.spec import ModelSpec
-from janus_hpc.placement.moves import Move, moves
 from janus_hpc.placement.placement import EMPTY, Placement
 
 # Legend: N tokens of all attention ranks, R rows routed to this rank, D hidden, E experts, K choices a token,
@@ -30,8 +29,9 @@ ROWS_AT_ONCE = 1024
 class ExpertModel:
     """Gates and experts of all sparse layers in the slots of one expert rank.
 
-    `busy_s`: seconds spent computing, as the host sees it. `sampler` records what was chosen where the gate
-    is here; one expert rank has one, since all see the same.
+    `weights` hold what the balancer's placement wants in this rank's slots. `busy_s`: seconds spent
+    computing, as the host sees it. `sampler` records what was chosen where the gate is here; one expert
+    rank has one, since all see the same.
     """
 
     def __init__(
@@ -41,31 +41,20 @@ class ExpertModel:
         gate: Gate,
         balancer: Balancer,
         expert_rank: int,
-        *,
-        reader: Reader,
-        dtype: torch.dtype,
-        device: torch.device,
+        weights: ExpertWeights,
         sampler: RouteSampler | None = None,
     ) -> None:
-        """Read this rank's experts one by one; memory beyond the packed weights is one expert's."""
         self.spec = spec
         self.ops = ops
         self.gate = gate
         self.balancer = balancer
         self.expert_rank = expert_rank
-        self.device = device
-        self.activity = ExpertActivity(spec.sparse_layers, spec.moe.num_experts, device)
+        self.weights = weights
+        self.device = weights.device
+        self.activity = ExpertActivity(spec.sparse_layers, spec.moe.num_experts, self.device)
         self.sampler = sampler
         self.busy_s = 0.0
-        self._reader = reader
-        self._dtype = dtype
-        self.experts: dict[int, PackedExperts] = {
-            layer: ops.alloc_experts(self.num_slots, spec.hidden, spec.moe.width, dtype)
-            for layer in spec.sparse_layers
-        }
-        for move in moves(None, balancer.placement):
-            if move.expert_rank == expert_rank:
-                self.read_slot(move)
+        self._index_of_layer = {layer: index for index, layer in enumerate(spec.sparse_layers)}
         self.use(balancer.placement)
 
     @property
@@ -98,25 +87,6 @@ class ExpertModel:
         if self.sampler is not None:
             self.sampler.clear()
 
-    def read_slot(self, move: Move) -> None:
-        """Fill a slot from the checkpoint."""
-        layer = self.spec.sparse_layers[move.layer_index]
-        shapes = self.spec.expert_tensors(layer, move.expert)
-        gate, up, down = (
-            self._reader.read(name, dims).to(dtype=self._dtype, device=self.device)
-            for name, dims in shapes.items()
-        )
-        self.ops.pack_expert(self.experts[layer], move.slot, gate, up, down)
-
-    def slot_weights(self, layer_index: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The packed weights of a slot, flat views: gate and up, down."""
-        packed = self.experts[self.spec.sparse_layers[layer_index]]
-        gate_up, down = (
-            packed.gate_up.view(self.num_slots, -1),
-            packed.down.view(self.num_slots, -1),
-        )
-        return gate_up[slot], down[slot]
-
     def compute(self, layer: int, x_ND: torch.Tensor, out_ND: torch.Tensor) -> None:
         """Add this rank's weighted expert outputs for x_ND into out_ND (float64, zeroed by the caller)."""
         started_s = time.perf_counter()
@@ -126,10 +96,10 @@ class ExpertModel:
         self.activity.record(layer, balanced)
         slots_NK = self._own_slot_S[balanced.slots_TJ]
         if out_ND.device == self.device:
-            self.ops.experts(x_ND, slots_NK, routing.weights_TK, self.experts[layer], out_ND)
+            self.ops.experts(x_ND, slots_NK, routing.weights_TK, self._packed(layer), out_ND)
         else:  # the exchange's buffers are host memory, this rank computes on its GPU
             sums_ND = torch.zeros_like(out_ND, device=self.device)
-            self.ops.experts(x_ND, slots_NK, routing.weights_TK, self.experts[layer], sums_ND)
+            self.ops.experts(x_ND, slots_NK, routing.weights_TK, self._packed(layer), sums_ND)
             out_ND.copy_(sums_ND)
         self.busy_s += time.perf_counter() - started_s
         if self.sampler is not None:
@@ -153,7 +123,10 @@ class ExpertModel:
         weights_R = routed.weights_R[rows_R].to(self.device)
         y_RD = torch.zeros(x_RD.shape, dtype=torch.float64, device=self.device)
         choices_R1 = slots_R.unsqueeze(1), weights_R.unsqueeze(1)
-        self.ops.experts(x_RD, *choices_R1, self.experts[layer], y_RD)
+        self.ops.experts(x_RD, *choices_R1, self._packed(layer), y_RD)
         # A token's terms are multiples of one quantum: float64 adds them exactly, in any order.
         token_ids_R = routed.token_ids_R[rows_R].to(out_ND.device)
         out_ND.index_add_(0, token_ids_R, y_RD.to(out_ND.device))
+
+    def _packed(self, layer: int) -> PackedExperts:
+        return self.weights.layers[self._index_of_layer[layer]]

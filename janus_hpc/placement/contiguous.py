@@ -4,6 +4,8 @@ Knows nothing of co-activation or nodes.
 """
 
 from fractions import Fraction
+from heapq import heapify, heappop, heappush
+from itertools import chain
 
 from janus_hpc.placement.replicas import (
     Counts,
@@ -29,24 +31,26 @@ def place_layer(counts_E: Counts, num_ranks: int, num_slots: int) -> list[list[i
     ranks = [list(experts) for experts in own] + [[] for _ in range(num_ranks - len(own))]
     replicas_E = replica_counts(counts_E, num_ranks * num_slots, num_ranks)
     loads = replica_loads(counts_E, replicas_E)
-    load_of = [sum(loads[expert] for expert in experts) for experts in ranks]
+    held = [set(experts) for experts in ranks]
+    # Ranks with room, the next to be filled first.
+    room = [
+        (len(experts), sum(loads[expert] for expert in experts), expert_rank)
+        for expert_rank, experts in enumerate(ranks)
+        if len(experts) < num_slots
+    ]
+    heapify(room)
     for expert in by_load(loads, replicas_E - 1):
-        able = [
-            expert_rank
-            for expert_rank, experts in enumerate(ranks)
-            if len(experts) < num_slots and expert not in experts
-        ]
-        if able:
-            chosen = min(
-                able,
-                key=lambda expert_rank: (
-                    len(ranks[expert_rank]),
-                    load_of[expert_rank],
-                    expert_rank,
-                ),
-            )
-            ranks[chosen].append(expert)
-            load_of[chosen] += loads[expert]
+        passed = []
+        while room and expert in held[room[0][2]]:
+            passed.append(heappop(room))
+        if room:
+            count, load, expert_rank = heappop(room)
+            ranks[expert_rank].append(expert)
+            held[expert_rank].add(expert)
+            if count + 1 < num_slots:
+                passed.append((count + 1, load + loads[expert], expert_rank))
+        for entry in passed:
+            heappush(room, entry)
     _fill(ranks, counts_E, num_slots)
     return ranks
 
@@ -56,7 +60,9 @@ def _fill(ranks: list[list[int]], counts_E: Counts, num_slots: int) -> None:
     lacks, ties to the lowest id.
     """
     counts = exact_counts(counts_E) or [1] * len(counts_E)
-    replicas = [sum(expert in experts for experts in ranks) for expert in range(len(counts))]
+    replicas = [0] * len(counts)
+    for expert in chain.from_iterable(ranks):
+        replicas[expert] += 1
     for experts in ranks:
         while len(experts) < min(num_slots, len(counts)):
             lacking = [expert for expert in range(len(counts)) if expert not in experts]

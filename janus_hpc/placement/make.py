@@ -38,7 +38,7 @@ def make_placement(
     None for one node; num_groups: expert groups of the model, 0 for none (both used by "eplb").
     Errors: UsageError for an unknown kind and for slots that are too few or too many.
     """
-    _check_request(kind, num_experts, num_ranks, num_slots)
+    check_request(kind, num_experts, num_ranks, num_slots)
     if counts_LE is None:
         counts_LE = np.zeros((num_layers, num_experts), dtype=np.int64)
     nodes = [0] * num_ranks if node_of_rank is None else list(node_of_rank)
@@ -63,7 +63,7 @@ def make_placement(
     return placement
 
 
-def _check_request(kind: str, num_experts: int, num_ranks: int, num_slots: int) -> None:
+def check_request(kind: str, num_experts: int, num_ranks: int, num_slots: int) -> None:
     """UsageError for what no rule can place."""
     if kind not in KINDS:
         raise UsageError(f"placement {kind!r} is not known: choose one of {', '.join(KINDS)}")

@@ -123,7 +123,7 @@ class AMaxLookup:
 
     def _add_tables(self, num_expert_ranks: Ints, num_slots: Ints) -> None:
         layers = range(len(self._routing.windows))
-        found = []
+        found: list[Floats] = []
         for ranks, slots in sorted(
             set(zip(num_expert_ranks.tolist(), num_slots.tolist(), strict=True))
         ):
@@ -148,8 +148,8 @@ class AMaxLookup:
         lists = SlotLists(placement.slots_LRC[0].tolist(), routing.num_experts)
         routes_WK = routing.windows[index]
         if self._library is None:
-            shares_E = np.bincount(routes_WK.ravel(), minlength=routing.num_experts)
-            shares_E = shares_E / len(routes_WK)
+            counts = np.bincount(routes_WK.ravel(), minlength=routing.num_experts)
+            shares_E = counts.astype(np.float64) / len(routes_WK)
             return np.array([a_max_bound(shares_E, lists, batch) for batch in self._batches])
         rng = np.random.default_rng(self._seed)
         means = []

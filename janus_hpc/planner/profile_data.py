@@ -11,11 +11,11 @@ from janus_hpc.models.spec import ModelSpec
 # attention ranks, a activated experts on the fullest expert rank, r its rows (token, choice).
 
 
-class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What all parts of the file have in common: immutable, and an unknown key is refused."""
 
 
-class Hardware(Data, kw_only=True):
+class Hardware(Data, frozen=True, kw_only=True):
     """One rank's share of a machine. `cores_per_node` is 0 where ranks do not share cores (GPUs).
 
     `memory_bytes`: what a rank may fill; `price`: of a rank hour, in any unit, 1 if unknown.
@@ -29,7 +29,7 @@ class Hardware(Data, kw_only=True):
     price: float = 1.0
 
 
-class ModelShape(Data, kw_only=True):
+class ModelShape(Data, frozen=True, kw_only=True):
     """What planning needs of a model. Bytes are of weights as they lie in memory, in `dtype`.
 
     `attention_bytes`: all that an attention rank holds; `expert_bytes`: one expert of one layer;
@@ -50,7 +50,7 @@ class ModelShape(Data, kw_only=True):
     row_bytes: int
 
 
-class LayerCosts(Data, kw_only=True):
+class LayerCosts(Data, frozen=True, kw_only=True):
     """T = max(c_a, c_0 + alpha b + c_kv b S) seconds of a layer's attention part (Janus, Eq. 1b, with c_0 for
     what does not depend on the batch, such as reading weights). The part of a dense layer has its MLP.
     """
@@ -61,7 +61,7 @@ class LayerCosts(Data, kw_only=True):
     c_kv: float
 
 
-class AttentionCosts(Data, kw_only=True):
+class AttentionCosts(Data, frozen=True, kw_only=True):
     """An attention rank's, while `num_sharing` ranks of its node do the same.
 
     `head_0` + `head_1` b: seconds a step outside the layers (embedding, LM head, sampling, book-keeping).
@@ -74,7 +74,7 @@ class AttentionCosts(Data, kw_only=True):
     head_1: float
 
 
-class ExpertCosts(Data, kw_only=True):
+class ExpertCosts(Data, frozen=True, kw_only=True):
     """T = c_e + beta a + gamma r + delta N seconds of a layer on an expert rank, while `num_sharing` ranks of
     its node do the same (Janus, Eq. 1c, which has the first two terms; gamma is arithmetic, delta the gate and
     the balancing, which every expert rank does for every token).
@@ -87,7 +87,7 @@ class ExpertCosts(Data, kw_only=True):
     delta: float
 
 
-class ExchangeCoefs(Data, kw_only=True):
+class ExchangeCoefs(Data, frozen=True, kw_only=True):
     """Seconds of a layer's exchange, there and back.
 
     Inside a node: fixed + per_rank (n_a + n_e) + per_row N + per_part b n_e. Between nodes each message costs
@@ -102,7 +102,7 @@ class ExchangeCoefs(Data, kw_only=True):
     node_rate: float = 0.0
 
 
-class LoadRates(Data, kw_only=True):
+class LoadRates(Data, frozen=True, kw_only=True):
     """Bytes a second a node reads from the checkpoint and a rank gets from another; `join_s`: seconds of a
     change of roles besides moving bytes.
     """
@@ -112,7 +112,7 @@ class LoadRates(Data, kw_only=True):
     join_s: float
 
 
-class Point(Data, kw_only=True):
+class Point(Data, frozen=True, kw_only=True):
     """One measurement: `what` was timed at `at` (names and values of the formula's variables)."""
 
     what: str
@@ -121,7 +121,7 @@ class Point(Data, kw_only=True):
     fitted_s: float = 0.0
 
 
-class Profile(Data, kw_only=True):
+class Profile(Data, frozen=True, kw_only=True):
     """`basis`: measured, fitted to public measurements, or from peak rates; `sources`: where figures come from.
 
     `attention` and `experts` are ascending in num_sharing, at least one each. `p99_ratio`: the 99th

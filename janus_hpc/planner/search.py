@@ -53,15 +53,18 @@ class Judged:
         ok: Bools = self.reason == OK
         return ok
 
-    def order(self, by: Literal["cost", "speed", "job"]) -> Ints:
-        """All candidates, the best first: feasible ones; then by cost, tokens a second or time of the job; then
-        by step time, fewer attention ranks, fewer slots.
+    def order(self, by: Literal["cost", "speed", "job", "time"]) -> Ints:
+        """All candidates, the best first: feasible ones; then by cost, tokens a second, cost of the job or its
+        time; then by cost (after speed and time) or step time, then fewer attention ranks, fewer slots.
         """
-        assert by != "job" or self.job_s is not None, f"{by=}"
-        first: Floats = {"cost": self.cost, "speed": -self.tokens_per_s, "job": self.cost}[by]
-        if by == "job" and self.job_s is not None:
-            first = self.cost * self.job_s
-        second = self.cost if by == "speed" else self.times.tpot_s
+        job_s = self.job_s if self.job_s is not None else np.zeros(len(self.grid))
+        first: Floats = {
+            "cost": self.cost,
+            "speed": -self.tokens_per_s,
+            "job": self.cost * job_s,
+            "time": job_s,
+        }[by]
+        second = self.cost if by in ("speed", "time") else self.times.tpot_s
         grid = self.grid
         keys = (
             grid.num_slots,
@@ -93,7 +96,7 @@ def for_speed(
 
 
 def for_rows(
-    system: System, grid: Grid, work: Workload, slo_s: float, *, deadline_s: float = np.inf
+    system: System, grid: Grid, work: Workload, slo_s: float, *, deadline_s: float | Floats = np.inf
 ) -> Judged:
     """As `for_speed` with no more in flight than there are rows; those too late for the deadline are refused."""
     judged = for_speed(system, grid, slo_s, most=max(work.num_rows, 1))
@@ -103,7 +106,7 @@ def for_rows(
 
 
 def steady_batch(system: System, grid: Grid, rate: float, most: Ints) -> Ints:
-    """B* with B = rate TPOT(B) by bounded bisection (Janus, Eq. 2 and Algorithm 2), rounded up: 1 where one
+    """The smallest B with B >= rate TPOT(B), by bounded bisection (Janus, Eq. 2 and Algorithm 2): 1 where one
     sequence is enough, 0 where `most` are too few.
     """
 
@@ -111,8 +114,14 @@ def steady_batch(system: System, grid: Grid, rate: float, most: Ints) -> Ints:
         enough: Bools = batch >= rate * step_times(system, grid, batch).tpot_s
         return enough
 
-    top = np.maximum(most, 1)
-    found = _bisect(np.ones_like(top), top, is_enough)
+    top, ranks = np.maximum(most, 1), grid.num_attention
+    # A step gets longer where its fullest rank gets one sequence more, so f falls there: by sequences of that
+    # rank first, then among batches with as many.
+    longest = _bisect(
+        np.ones_like(top), -(-top // ranks), lambda b: is_enough(np.minimum(b * ranks, top))
+    )
+    low, high = np.minimum((longest - 1) * ranks + 1, top), np.minimum(longest * ranks, top)
+    found = _bisect(low, high, is_enough)
     return np.where((most > 0) & is_enough(found), found, 0)
 
 

@@ -14,8 +14,6 @@ from janus_hpc.planner.system import KINDS, Floats, Grid, Ints, System
 
 # Legend: X candidates, b tokens of an attention rank, N tokens of all of them.
 
-# float64 where another part is still to be added.
-PART_BYTES = 8
 # Expert id, weight and token number of a row that was routed on the attention side.
 ROUTED_META_BYTES = 12
 
@@ -104,7 +102,7 @@ def exchange_s(
     inside = np.where(grid.num_ranks() == 1, 0.0, inside)
     if nodes.is_one.all():
         return system.factors.comm * inside, np.zeros(len(grid), dtype=np.int64)
-    there, back = float(model.row_bytes), float(PART_BYTES * model.hidden)
+    there, back = float(model.row_bytes), float(system.part_bytes * model.hidden)
     if system.gate == "agate":
         there, back = model.top_k * (there + ROUTED_META_BYTES), model.top_k * back
     of_node = b * nodes.attention_local

@@ -22,6 +22,8 @@ Bools = npt.NDArray[np.bool_]
 # How tokens cross between nodes; "node" where all ranks share one. An index into this is a candidate's kind.
 KINDS = ("node", "direct", "relay", "one-phase")
 SPARE_SHARE = 0.25
+# Of a value on its way back: float64 where another part is still to be added.
+PART_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class System:
     microbatches: tuple[int, ...] = (1, 2, 3, 4)
     ranks_per_node: int = 0
     gate: Literal["egate", "agate"] = "egate"
+    part_bytes: int = PART_BYTES
     kinds: tuple[str, ...] = ("direct", "relay", "one-phase")
     factors: Factors = field(default_factory=Factors)
     # The percentile that an SLO is for: a step's time is this much more than its mean.

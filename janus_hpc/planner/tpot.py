@@ -83,7 +83,12 @@ def _with_microbatches(
     busiest = np.maximum(np.maximum(attention, moe), comm / 2)
     period = np.maximum(number * busiest, round_s)
     layers = system.attention.model.num_sparse_layers
-    tpot = rest + round_s + (layers - 1) * period + (number - 1) * busiest
+    tpot = rest + round_s
+    # Not times 0: an exchange without a link takes forever.
+    if layers > 1:
+        tpot = tpot + (layers - 1) * period
+    if number > 1:
+        tpot = tpot + (number - 1) * busiest
     return StepTimes(
         tpot_s=tpot,
         attention_s=rest + layers * number * attention,

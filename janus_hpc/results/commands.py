@@ -1,5 +1,6 @@
-"""The `results` commands: verify and export. Errors pass through to the door that runs them."""
+"""The `results` commands: verify, export, batches. Errors pass through to the door that runs them."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import click
 
 from janus_hpc.errors import JournalError, UsageError
+from janus_hpc.results.batches import decisions, read_batches, table
 from janus_hpc.results.durable import check_replaceable
 from janus_hpc.results.export import FORMATS, export
 from janus_hpc.results.verify import verify
@@ -67,3 +69,22 @@ def _export_to_file(file: Path, to: str, output: Path, timing: bool) -> None:
         raise UsageError(f"{output}: cannot write: {error.strerror}") from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+@results.command("batches")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="All columns as JSON instead of a table.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Also draw the ranks' roles over time."
+)
+def batches_command(file: Path, as_json: bool, plot: Path | None) -> None:
+    """What was decided before each batch of FILE, and its step times in ms, predicted/measured."""
+    found = read_batches(file)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        click.echo("\n".join([*table(found), *decisions(found)]))
+    if plot is not None:
+        from janus_hpc.results.timeline import draw_roles
+
+        draw_roles(found, plot)

@@ -1,4 +1,4 @@
-"""The names and types of the results file, version 2: what writer, reader and verification agree
+"""The names and types of the results file, version 3: what writer, reader and verification agree
 on.
  A ragged column NAME is two datasets, NAME_values and NAME_offsets; item i is values[offsets[i] :
 offsets[i + 1]].
@@ -7,7 +7,7 @@ offsets[i + 1]].
 from typing import Final
 
 SCHEMA_NAME: Final = "janus-hpc results"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 STATUS_NAMES: Final = ("ok", "error")
 FINISH_REASONS: Final = ("stop", "length", "error")
@@ -52,17 +52,39 @@ TOP_VALUES: Final = {"top_token_ids_values": "<i4", "top_logprobs_values": "<f4"
 BATCH_COLUMNS: Final = {
     "num_rows": "<u8",
     "num_tokens": "<u8",
+    "began_s": "<f8",
     "seconds": "<f8",
     "tpot_s": "<f8",
     "tpot_predicted_s": "<f8",
+    "num_decode_steps": "<u8",
+    "decode_tpot_s": "<f8",
+    "attention_s": "<f8",
+    "moe_s": "<f8",
+    "comm_s": "<f8",
+    "attention_predicted_s": "<f8",
+    "moe_predicted_s": "<f8",
+    "comm_predicted_s": "<f8",
+    "mean_batch": "<f8",
+    "mean_context": "<f8",
+    "microbatches": "<u8",
     "epoch": "<u8",
     "slots_moved": "<u8",
+    "moved_bytes": "<u8",
     "move_s": "<f8",
+    "move_predicted_s": "<f8",
+    "gain_predicted_s": "<f8",
     "a_max_mean": "<f8",
     "experts_s": "<f8",
     "num_passes": "<u8",
 }
-BATCH_RAGGED: Final = {"plan": BYTES, "split": BYTES, "exchange": BYTES, "placement": BYTES}
+BATCH_RAGGED: Final = {
+    "plan": BYTES,
+    "split": BYTES,
+    "roles": BYTES,
+    "decision": BYTES,
+    "exchange": BYTES,
+    "placement": BYTES,
+}
 PLACEMENT_COLUMNS: Final = {"epoch": "<u8"}
 PLACEMENT_RAGGED: Final = {"kind": BYTES, "why": BYTES, "digest": BYTES}
 # Beside the columns of `placements`: [P, L, R, C], the expert in each slot.
@@ -97,6 +119,8 @@ TEXT_COLUMNS: Final = (
     "samples/stop_reason",
     "batches/plan",
     "batches/split",
+    "batches/roles",
+    "batches/decision",
     "batches/exchange",
     "batches/placement",
     "placements/kind",

@@ -19,9 +19,15 @@ from janus_hpc.routing.trace import RoutingTrace
 class BatchStats:
     """One batch: rows run under one split and one placement. NaN where nothing told the figure.
 
-    `epoch` is the placement's among the run's; `slots_moved` slots took `move_s` seconds to fill
-    before the batch; `placement` says its kind and why. `a_max_mean` is over layers and passes,
-    `experts_s` the seconds that the busiest expert rank computed.
+    `roles` has a letter a world rank (a, e, c, p); `decision` says what was decided at the border before
+    the batch, and why: there `slots_moved` slots and `moved_bytes` of weights were filled in `move_s`.
+    `began_s` counts from the start of the run. `epoch` is the placement's among the run's; `placement` says
+    its kind and why. `a_max_mean` is over layers and passes, `experts_s` the seconds that the busiest
+    expert rank computed.
+
+    Means of a decode step are over `num_decode_steps` steps without prefill, or over all where that is 0:
+    `decode_tpot_s` = `attention_s` + `moe_s` + `comm_s`, and `mean_batch` sequences on all ranks with
+    `mean_context` tokens each. The predicted ones are the planner's.
     """
 
     plan: str
@@ -31,10 +37,27 @@ class BatchStats:
     num_tokens: int
     seconds: float
     tpot_s: float
+    roles: str = ""
+    decision: str = ""
+    began_s: float = 0.0
     tpot_predicted_s: float = math.nan
+    num_decode_steps: int = 0
+    decode_tpot_s: float = math.nan
+    attention_s: float = math.nan
+    moe_s: float = math.nan
+    comm_s: float = math.nan
+    attention_predicted_s: float = math.nan
+    moe_predicted_s: float = math.nan
+    comm_predicted_s: float = math.nan
+    mean_batch: float = math.nan
+    mean_context: float = math.nan
+    microbatches: int = 0
     epoch: int = 0
     slots_moved: int = 0
+    moved_bytes: int = 0
     move_s: float = 0.0
+    move_predicted_s: float = math.nan
+    gain_predicted_s: float = math.nan
     a_max_mean: float = math.nan
     experts_s: float = math.nan
     num_passes: int = 0

@@ -7,6 +7,7 @@ import ctypes
 from pathlib import Path
 
 from janus_hpc.kernels.assign import POLICIES
+from janus_hpc.kernels.native.build import BuildError, build_library
 
 _P, _L, _I, _U = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_uint64
 
@@ -52,3 +53,11 @@ class BalanceLibrary:
         """
         number = POLICIES.index(policy)
         self._a_max(number, *draws, *sizes, *slot_map, draw, *outputs)
+
+
+def open_balance_library(cache_dir: Path) -> tuple[BalanceLibrary | None, str]:
+    """The library, compiled now unless the cache has it; or None, and why there is none."""
+    try:
+        return BalanceLibrary(build_library(cache_dir)), ""
+    except BuildError as error:
+        return None, str(error)

@@ -49,6 +49,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
             "--split 1a2e --exchange one-phase --batch-rows 9 --rebalance always",
             id="1+1+1, one-phase, experts move",
         ),
+        # Nodes come to need attention weights and gates that only the other has.
+        pytest.param(
+            [2, 2],
+            "--replan 2a2e,1a3e,3a1e,4c --batch-rows 5 --exchange direct --inter ucx",
+            id="2+2, roles move, ucx",
+        ),
+        pytest.param(
+            [2, 2],
+            "--split 1a1e --replan 3a1e,1a3e,1c --batch-rows 9 --gate agate --inter mpi",
+            id="2+2, roles move, agate, auto",
+        ),
     ],
 )
 def test_rows_are_those_of_one_rank(

@@ -3,7 +3,6 @@
 import hashlib
 import random
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -13,18 +12,17 @@ from janus_hpc.kernels.slot_lists import SlotLists
 from janus_hpc.kernels.slot_map import SlotMap
 from janus_hpc.kernels.torch_ops import TorchOps
 
-from janus_hpc.comm.links.make import make_link
-from janus_hpc.comm.waits import make_policy
 from janus_hpc.comm.world import World
-from janus_hpc.engine.relocate import Relocation, plan_moves
-from janus_hpc.experts.balancer import Balancer
-from janus_hpc.experts.expert_model import ExpertModel
+from janus_hpc.config import RunConfig
+from janus_hpc.engine.carrier import make_carrier
+from janus_hpc.engine.relocate import Relocation
+from janus_hpc.experts.expert_weights import ExpertWeights, slot_parts
 from janus_hpc.placement.make import make_placement
-from janus_hpc.placement.moves import aligned
+from janus_hpc.placement.moves import moves
 from janus_hpc.placement.placement import Placement
-from janus_hpc.topology import Role
+from janus_hpc.placement.world_rows import aligned_with, over_world
 from janus_hpc.weights.random import RandomWeights
-from tests.unit.test_gates import SPEC, gate_of
+from tests.unit.test_gates import SPEC
 
 CPU = torch.device("cpu")
 NUM_LAYERS = 10_000
@@ -59,70 +57,61 @@ def test_all_ranks_decide_the_same(world: World, tmp_path_factory: pytest.TempPa
     assert len(set(world.allgather(digest.hexdigest()))) == 1
 
 
-def placements(num_ranks: int) -> list[Placement]:
-    """Placements one after the other, each from other counts and aligned with the one before."""
-    made: list[Placement] = []
-    generator = torch.Generator().manual_seed(2)
-    for epoch, kind in enumerate(("contiguous", "janus", "eplb", "janus")):
-        counts_LE = torch.randint(1, 100, (2, SPEC.moe.num_experts), generator=generator).numpy()
-        placement = make_placement(
-            kind,
-            num_layers=2,
-            num_experts=SPEC.moe.num_experts,
-            num_ranks=num_ranks,
-            num_slots=min(SPEC.moe.num_experts, -(-SPEC.moe.num_experts // num_ranks) + epoch // 4),
-            counts_LE=counts_LE,
-        ).with_epoch(epoch)
-        made.append(aligned(placement, made[-1]) if made else placement)
-    return made
+def spread(epoch: int, num_ranks: int, world_size: int, extra: int) -> tuple[Placement, list[int]]:
+    """A placement of its own routing over some ranks of the world, and which these are."""
+    num_experts = SPEC.moe.num_experts
+    generator = torch.Generator().manual_seed(epoch)
+    counts_LE = torch.randint(1, 100, (2, num_experts), generator=generator).numpy()
+    placement = make_placement(
+        ("contiguous", "janus", "eplb")[epoch % 3],
+        num_layers=2,
+        num_experts=num_experts,
+        num_ranks=num_ranks,
+        num_slots=min(num_experts, -(-num_experts // num_ranks) + extra),
+        counts_LE=counts_LE,
+    ).with_epoch(epoch)
+    return placement, sorted(random.Random(epoch).sample(range(world_size), num_ranks))
 
 
 @pytest.mark.world_size(2, 3, 5)
 @pytest.mark.parametrize("from_ranks", [True, False])
 def test_slots_hold_their_experts_after_every_move(world: World, from_ranks: bool) -> None:
-    topology = world.topology([Role.COLOCATED] * world.world_size)
-    ops, epochs = TorchOps(CPU), placements(world.world_size)
+    """Between all, some and one of the ranks, with as many slots as before, more and fewer."""
+    size = world.world_size
+    numbers = [(size, 0), (size, 0), (1, 0), (size - 1, 1), (size - 1, 1), (size, 2), (1, 0)]
     reader = RandomWeights(3, torch.float32)
-    balancer = Balancer(ops, epochs[0], SPEC.sparse_layers, "aebs", 0, CPU)
-    gate = gate_of(ops, reader)
-    experts = ExpertModel(
-        SPEC,
-        ops,
-        gate,
-        balancer,
-        world.world_rank,
-        reader=reader,
-        dtype=torch.float32,
-        device=CPU,
-    )
-    policy = make_policy(60.0, ranks_per_core=3)
-    link = make_link(world.comm, topology.expert_ranks, "mpi", policy=policy)
-    relocation = Relocation(experts, topology, link, policy)
-    for old, new in pairwise(epochs):
-        planned = plan_moves(old, new, topology)
-        assert planned and all(its.source is not None for its in planned)
+    weights = ExpertWeights(SPEC, TorchOps(CPU), reader, torch.float32, CPU)
+    carrier = make_carrier(world, RunConfig(prompts="", comm_timeout_s=60.0), {})
+    old, ranks = spread(0, size, size, 0)
+    if world.world_rank in ranks:
+        weights.load(old, ranks.index(world.world_rank))
+    for epoch, (num_ranks, extra) in enumerate(numbers, start=1):
+        new, new_ranks = spread(epoch, num_ranks, size, extra)
+        new = aligned_with(new, new_ranks, old, ranks, size)
+        whole_old, whole_new = over_world(old, ranks, size), over_world(new, new_ranks, size)
+        planned = moves(whole_old, whole_new)
+        assert all(its.source is not None for its in planned)
         if not from_ranks:
             planned = [replace(move, source=None) for move in planned]
-        relocation.move(planned, old)
-        experts.use(new)
-        check_weights(experts, new, world.world_rank)
-    link.free()
+        stays = world.world_rank in new_ranks
+        Relocation(weights, carrier, whole_old, whole_new, stays=stays).move(planned)
+        world.barrier(carrier.progress)
+        if stays:
+            check_weights(weights, new, new_ranks.index(world.world_rank))
+        else:
+            assert not weights.layers
+        old, ranks = new, new_ranks
+    carrier.free()
 
 
-def check_weights(experts: ExpertModel, placement: Placement, expert_rank: int) -> None:
+def check_weights(weights: ExpertWeights, placement: Placement, expert_rank: int) -> None:
     """Every slot holds the tensors of its expert, read anew."""
-    again = ExpertModel(
-        SPEC,
-        experts.ops,
-        experts.gate,
-        Balancer(experts.ops, placement, SPEC.sparse_layers, "aebs", 0, CPU),
-        expert_rank,
-        reader=RandomWeights(3, torch.float32),
-        dtype=torch.float32,
-        device=CPU,
-    )
+    reader = RandomWeights(3, torch.float32)
+    again = ExpertWeights(SPEC, TorchOps(CPU), reader, torch.float32, CPU)
+    again.load(placement, expert_rank)
     for index in range(placement.num_layers):
+        assert weights.layers[index].num_slots == placement.num_slots
         for slot, expert in enumerate(placement.experts_of(index, expert_rank)):
             if expert >= 0:
-                found, wanted = (its.slot_weights(index, slot) for its in (experts, again))
+                found, wanted = (slot_parts(its.layers[index], slot) for its in (weights, again))
                 assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

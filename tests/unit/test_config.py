@@ -22,6 +22,15 @@ def test_a_flag_overrides_the_job_file(tmp_path: Path) -> None:
     assert loaded.prompts == str(tmp_path / "rows.jsonl")
 
 
+def test_paths_of_a_job_file_are_beside_it(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text('prompts = "rows.jsonl"\nprofile = "p.json"\nreplan = "2a2e,1a3e"\n')
+    loaded = config.load(job, {})
+    assert loaded.profile == str(tmp_path / "p.json") and loaded.replan == "2a2e,1a3e"
+    assert (loaded.slo_tpot_ms, loaded.slo_percentile) == (0.0, "mean")
+    assert config.load(job, {"profile": "q.json"}).profile == "q.json"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

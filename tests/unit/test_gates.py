@@ -13,6 +13,7 @@ from janus_hpc.experts import expert_model
 from janus_hpc.experts.activity import ExpertActivity, over_ranks
 from janus_hpc.experts.balancer import Balancer
 from janus_hpc.experts.expert_model import ExpertModel
+from janus_hpc.experts.expert_weights import ExpertWeights
 from janus_hpc.experts.gate import Gate
 from janus_hpc.experts.route_sampler import RouteSampler
 from janus_hpc.experts.routed_gate import RoutedGate
@@ -66,19 +67,13 @@ def rank_models(ops: Ops, num_ranks: int, num_slots: int, dtype: torch.dtype) ->
         num_ranks=num_ranks,
         num_slots=num_slots,
     )
-    return [
-        ExpertModel(
-            SPEC,
-            ops,
-            gate,
-            Balancer(ops, placement, SPEC.sparse_layers, "aebs", 0, CPU),
-            expert_rank,
-            reader=RandomWeights(3, dtype),
-            dtype=dtype,
-            device=CPU,
-        )
-        for expert_rank in range(num_ranks)
-    ]
+    models = []
+    for expert_rank in range(num_ranks):
+        weights = ExpertWeights(SPEC, ops, RandomWeights(3, dtype), dtype, CPU)
+        weights.load(placement, expert_rank)
+        balancer = Balancer(ops, placement, SPEC.sparse_layers, "aebs", 0, CPU)
+        models.append(ExpertModel(SPEC, ops, gate, balancer, expert_rank, weights))
+    return models
 
 
 def routed_to(expert_rank: int, routing: Routing, x_ND: torch.Tensor, order: int) -> RoutedRows:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the top down; a module may import its own level's siblings only where listed as one level below.
 LEVELS = [
     ["cli"],
-    ["bench", "profile"],
+    ["bench", "plan", "profile", "simulate"],
     ["cli_world"],
     ["engine"],
     ["planner", "results"],

@@ -1,14 +1,18 @@
 """A rank reads the tensors of its role and slots and no other; files are named when shapes are wrong."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
 from janus_hpc.kernels.torch_ops import TorchOps
 
-from janus_hpc.engine.build import build_attention, build_gate
-from janus_hpc.experts.balancer import Balancer
-from janus_hpc.experts.expert_model import ExpertModel
+from janus_hpc.engine.node_weights import NodeWeights
+from janus_hpc.experts.expert_weights import ExpertWeights
+from janus_hpc.experts.gate import Gate
+from janus_hpc.models.attention_model import AttentionModel
 from janus_hpc.models.registry import load_spec
 from janus_hpc.models.spec import ModelSpec, gate_name
 from janus_hpc.placement.make import make_placement
@@ -17,19 +21,30 @@ from janus_hpc.weights.checkpoint import Checkpoint
 from tests.jobs.models import deepseek_config, qwen_config, save_model
 
 CPU = torch.device("cpu")
+M = TypeVar("M")
 
 
 class OneRank:
     """The node-shared memory of a rank that is alone in its group, or of one that only maps."""
-
-    def __init__(self, is_leader: bool) -> None:
-        self.is_leader = is_leader
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
         return torch.zeros(num_bytes, dtype=torch.uint8)
 
     def fence(self) -> None:
         pass
+
+
+def load(kind: type[M], spec: ModelSpec, checkpoint: Checkpoint, world_rank: int) -> M:
+    """The first of two ranks that share memory fills it, the second maps it."""
+    ops = TorchOps(CPU)
+    options = {"dtype": torch.float32} if kind is AttentionModel else {}
+    make: Callable[..., M] = partial(kind, spec, ops, **options)
+    weights = NodeWeights(make, ops, torch.float32, OneRank(), [(0, 1)], world_rank)
+    fills = weights.plan([0, 1])
+    weights.open(fills)
+    weights.fill(fills, checkpoint, None)
+    weights.close(fills)
+    return weights.build(CPU)
 
 
 @pytest.fixture(params=["qwen", "deepseek"])
@@ -58,19 +73,10 @@ def test_an_expert_rank_reads_its_own_experts_and_the_gates(folder: Path, expert
         num_ranks=3,
         num_slots=-(-spec.moe.num_experts // 3) + 2,
     )
-    balancer = Balancer(ops, placement, spec.sparse_layers, "aebs", 0, CPU)
     with Checkpoint(folder) as checkpoint:
-        gate = build_gate(spec, ops, checkpoint, OneRank(True), CPU)
-        ExpertModel(
-            spec,
-            ops,
-            gate,
-            balancer,
-            expert_rank,
-            reader=checkpoint,
-            dtype=torch.float32,
-            device=CPU,
-        )
+        load(Gate, spec, checkpoint, 0)
+        weights = ExpertWeights(spec, ops, checkpoint, torch.float32, CPU)
+        weights.load(placement, expert_rank)
         gates = {gate_name(layer) for layer in spec.sparse_layers}
         assert set(checkpoint.names_read) == gates | expert_names(spec, placement, expert_rank)
         assert len(checkpoint.names_read) == len(set(checkpoint.names_read))
@@ -79,14 +85,14 @@ def test_an_expert_rank_reads_its_own_experts_and_the_gates(folder: Path, expert
 def test_an_attention_rank_reads_no_routed_expert(folder: Path) -> None:
     spec = load_spec(folder)
     with Checkpoint(folder) as checkpoint:
-        build_attention(spec, TorchOps(CPU), checkpoint, OneRank(True), torch.float32, CPU, 64)
+        load(AttentionModel, spec, checkpoint, 0)
         assert set(checkpoint.names_read) == set(spec.attention_tensors())
 
 
 def test_ranks_beside_the_leader_read_nothing_shared(folder: Path) -> None:
     spec = load_spec(folder)
     with Checkpoint(folder) as checkpoint:
-        build_attention(spec, TorchOps(CPU), checkpoint, OneRank(False), torch.float32, CPU, 64)
+        load(AttentionModel, spec, checkpoint, 1)
         assert checkpoint.bytes_read == 0
 
 

@@ -107,7 +107,7 @@ def test_plain_h5py_reads_every_column(tmp_path: Path) -> None:
         torn_bytes=0,
     )
     with h5py.File(out) as file:
-        assert file.attrs["schema_version"] == 2
+        assert file.attrs["schema_version"] == 3
         assert (file.attrs["model"], file.attrs["x"], file.attrs["num_rows"]) == ("m", 0.5, 23)
         assert json.loads(file.attrs["nested"]) == {"a": [1, None]}
         assert file["rows/index"][:].tolist() == list(range(23))
@@ -135,11 +135,26 @@ def check_batches(file: h5py.File) -> None:
         "slots_moved": 3,
         "move_s": 0.75,
         "num_passes": 11,
+        "began_s": 3.5,
+        "moved_bytes": 4096,
+        "num_decode_steps": 5,
+        "microbatches": 2,
     }.items():
         assert file[f"batches/{name}"][:].tolist() == [0, second], name
-    for name, second in {"a_max_mean": 1.25, "experts_s": 0.5}.items():
+    known_later = {
+        "a_max_mean": 1.25,
+        "experts_s": 0.5,
+        "decode_tpot_s": 0.25,
+        "attention_s": 0.125,
+    }
+    known_later |= {"moe_s": 0.0625, "comm_s": 0.0625, "mean_batch": 7.5, "mean_context": 30.25}
+    known_later |= {"attention_predicted_s": 0.5, "moe_predicted_s": 1.5, "comm_predicted_s": 2.5}
+    known_later |= {"move_predicted_s": 3.5, "gain_predicted_s": 4.5}
+    for name, second in known_later.items():
         assert np.isnan(file[f"batches/{name}"][0]) and file[f"batches/{name}"][1] == second
     assert ragged(file, "batches/placement", 0).tobytes() == b""
+    assert ragged(file, "batches/roles", 1).tobytes() == b"aee"
+    assert ragged(file, "batches/decision", 1).tobytes().decode() == "re-split: \u00e9"
     assert ragged(file, "batches/placement", 1).tobytes().decode() == "even: no trace \u00e9"
 
 

@@ -1,0 +1,96 @@
+"""The profile that a run plans by: a file's, a shipped one's, or measured now on these ranks.
+
+Knows where profiles come from; what is planned from them is `planned_split`'s and `replanning`'s.
+"""
+
+import logging
+from pathlib import Path
+
+from janus_hpc.comm.world import World
+from janus_hpc.config import RunConfig
+from janus_hpc.demo import demo_model_dir
+from janus_hpc.engine.measure.effort import QUICK
+from janus_hpc.engine.measure.measure import measure_profile
+from janus_hpc.engine.plan import DTYPE_BYTES, Allocation, RunProfile
+from janus_hpc.errors import JanusError, UsageError
+from janus_hpc.launch import LaunchEnv
+from janus_hpc.models.registry import load_spec
+from janus_hpc.models.spec import ModelSpec
+from janus_hpc.planner.hardware import names, profile_for
+from janus_hpc.planner.profile_data import shape_of
+from janus_hpc.planner.profile_file import check_hardware, check_model, read_profile
+
+log = logging.getLogger(__name__)
+
+
+def find_profile(
+    world: World, env: LaunchEnv, config: RunConfig, allocation: Allocation
+) -> RunProfile | None:
+    """The same on every rank; None where nothing is planned by one. Collective over the world.
+
+    With `--replan auto` and no `--profile` it measures for some seconds. Errors: UsageError on every rank for
+    a profile of another model or other hardware.
+    """
+    if config.profile is None and config.replan != "auto":
+        return None
+    error: JanusError | None = None
+    found: tuple[ModelSpec, RunProfile | None] | None = None
+    if world.world_rank == 0:
+        try:
+            spec = _spec(config)
+            found = spec, _given(config, spec, allocation)
+        except JanusError as problem:
+            error = problem
+    world.agree(error)
+    spec, given = world.bcast(found)
+    return given if given is not None else _measured(world, env, config, spec, allocation)
+
+
+def _spec(config: RunConfig) -> ModelSpec:
+    """What measuring would be wasted on is refused before."""
+    if not Path(config.prompts).is_file():
+        raise UsageError(f"prompts file {config.prompts} does not exist or is not a file")
+    return load_spec(_model_dir(config))
+
+
+def _given(config: RunConfig, spec: ModelSpec, allocation: Allocation) -> RunProfile | None:
+    if config.profile is None:
+        return None
+    dtype = _dtype(config, spec)
+    itemsize, name = DTYPE_BYTES.get(dtype, 0), str(_model_dir(config))
+    path = Path(config.profile)
+    if not path.is_file() and config.profile in names():
+        profile = profile_for(config.profile, spec, dtype, itemsize, name)
+        return RunProfile(profile, f"shipped for {profile.hardware.name}, {profile.basis}")
+    profile = read_profile(path)
+    check_model(profile, path, shape_of(spec, dtype, itemsize, name))
+    check_hardware(profile, path, allocation.device, allocation.num_cores)
+    return RunProfile(profile, f"{path}, {profile.basis}")
+
+
+def _measured(
+    world: World, env: LaunchEnv, config: RunConfig, spec: ModelSpec, allocation: Allocation
+) -> RunProfile:
+    if world.world_rank == 0:
+        log.info("--replan auto without --profile: measuring these ranks for some seconds")
+    profile = measure_profile(
+        world,
+        env,
+        spec,
+        name=str(_model_dir(config)),
+        dtype=_dtype(config, spec),
+        device_kind=allocation.device,
+        effort=QUICK,
+        timeout_s=config.comm_timeout_s,
+        max_context=config.max_context,
+        model_dir=_model_dir(config),
+    )
+    return RunProfile(profile, "measured at the start of this run")
+
+
+def _model_dir(config: RunConfig) -> Path:
+    return Path(config.model) if config.model else demo_model_dir()
+
+
+def _dtype(config: RunConfig, spec: ModelSpec) -> str:
+    return spec.stored_dtype if config.dtype == "auto" else config.dtype
