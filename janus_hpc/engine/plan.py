@@ -17,8 +17,6 @@ from janus_hpc.placement.placement import Placement
 from janus_hpc.planner.profile_data import Profile
 from janus_hpc.topology import Role, Split
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:

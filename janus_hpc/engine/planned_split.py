@@ -12,10 +12,11 @@ import numpy as np
 
 from janus_hpc.engine.decision import Prediction
 from janus_hpc.engine.placing import choose_placement, expert_nodes, read_fitting_trace
-from janus_hpc.engine.plan import DTYPE_BYTES, Allocation, RunPlan, RunProfile
+from janus_hpc.engine.plan import Allocation, RunPlan, RunProfile
 from janus_hpc.engine.row_input import RowInput
 from janus_hpc.errors import UsageError
 from janus_hpc.kernels.native.balance_library import BalanceLibrary
+from janus_hpc.models.spec import DTYPE_BYTES
 from janus_hpc.planner.a_max_lookup import AMaxLookup, traced_routing, uniform_routing
 from janus_hpc.planner.replan import Choice, Replanner, choice_at
 from janus_hpc.planner.search import Workload, for_speed

@@ -23,12 +23,12 @@ from janus_hpc.config import RunConfig, parse_bytes
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.decision import Assignment
 from janus_hpc.engine.placing import choose_placement, expert_nodes
-from janus_hpc.engine.plan import DTYPE_BYTES, Allocation, RunPlan
+from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.row_input import row_defaults
 from janus_hpc.errors import ModelError, UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.registry import ignored_tensors, load_spec
-from janus_hpc.models.spec import ModelSpec
+from janus_hpc.models.spec import DTYPE_BYTES, ModelSpec
 from janus_hpc.placement.placement import Placement
 from janus_hpc.planner.split import default_split
 from janus_hpc.results.done import load_done

@@ -11,11 +11,11 @@ from janus_hpc.config import RunConfig
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.measure.effort import QUICK
 from janus_hpc.engine.measure.measure import measure_profile
-from janus_hpc.engine.plan import DTYPE_BYTES, Allocation, RunProfile
+from janus_hpc.engine.plan import Allocation, RunProfile
 from janus_hpc.errors import JanusError, UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.registry import load_spec
-from janus_hpc.models.spec import ModelSpec
+from janus_hpc.models.spec import DTYPE_BYTES, ModelSpec
 from janus_hpc.planner.hardware import names, profile_for
 from janus_hpc.planner.profile_data import shape_of
 from janus_hpc.planner.profile_file import check_hardware, check_model, read_profile

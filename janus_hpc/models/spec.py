@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import prod
 
 Shape = tuple[int, ...]
+# Of weights and caches that this package computes with: bytes a value.
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ _TITLES = {
     "monolithic": "monolithic (8, 16, 32 or 64)",
 }
 _CLOSED_FORM = "closed_form"
-# Others rarely need more ranks than this many times the chosen plan's; if so, all are tried.
+# Others rarely need more ranks than this many times the chosen plan's; only if they do, all are tried.
 _FIRST_TRY = 2
 
 Record = dict[str, Any]
@@ -48,8 +48,10 @@ def compare(
     assert at is not None
     ranks = int(decision.judged.grid.num_ranks()[at])
     found: Record = {}
-    limits = [min(_FIRST_TRY * ranks, request.most_ranks), request.most_ranks]
-    for most in limits if decision.objective == "rate" else limits[1:]:
+    limits = [request.ranks or ranks]
+    if request.rate is not None:
+        limits = [min(_FIRST_TRY * ranks, request.most_ranks), request.most_ranks]
+    for most in dict.fromkeys(limits):
         missing = [name for name in _OTHERS if found.get(name) is None]
         inputs = Inputs(
             profile=system.attention,

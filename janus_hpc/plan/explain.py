@@ -166,8 +166,9 @@ def _result(decision: Decision, words: Words, at: int) -> str:
     judged = decision.judged
     ranks = f"{words.num_ranks(at)} ranks, TPOT {ms(float(judged.times.tpot_s[at]))}"
     if judged.job_s is not None and decision.objective != "rate":
-        hours = float(judged.cost[at] * judged.job_s[at]) / 3600
-        return f"{ranks}, done after {duration(float(judged.job_s[at]))}, {figure(hours)} rank-hours by price"
+        eta_s = float(judged.job_s[at])
+        hours = words.num_ranks(at) * eta_s / 3600
+        return f"{ranks}, done after {duration(eta_s)}, {figure(hours)} rank-hours"
     return f"{ranks}, {figure(float(judged.tokens_per_s[at]))} tokens/s"
 
 

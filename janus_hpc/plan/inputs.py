@@ -2,22 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from janus_hpc.errors import UsageError
 from janus_hpc.models.registry import load_spec
+from janus_hpc.models.spec import DTYPE_BYTES
 from janus_hpc.plan.request import Request
 from janus_hpc.planner.a_max_lookup import AMaxLookup, Routing, traced_routing, uniform_routing
 from janus_hpc.planner.profile_data import ModelShape, Profile, shape_of
 from janus_hpc.planner.profile_file import check_model, read_profile
 from janus_hpc.planner.system import KINDS, Context, System
 
-if TYPE_CHECKING:
-    from janus_hpc.kernels.native.balance_library import BalanceLibrary
-
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ALL_MICROBATCHES = (1, 2, 3, 4)
 
 
@@ -68,17 +64,6 @@ def read_routing(request: Request, model: ModelShape) -> Routing:
     return traced_routing(trace, str(request.trace))
 
 
-def open_library(cache_dir: Path) -> "BalanceLibrary | None":
-    """The compiled balancing functions; None where they cannot be had, which AMaxLookup then says."""
-    from janus_hpc.kernels.native.balance_library import BalanceLibrary
-    from janus_hpc.kernels.native.build import BuildError, build_library
-
-    try:
-        return BalanceLibrary(build_library(cache_dir))
-    except (BuildError, OSError):
-        return None
-
-
 def make_system(
     request: Request, profiles: Profiles, context: Context, a_max: AMaxLookup
 ) -> System:
@@ -124,7 +109,7 @@ def _profile(name: str, request: Request, *, balances: bool = True) -> Profile:
         )
     if request.model is not None:
         spec, shape = load_spec(request.model), _model_shape(request.model, request.dtype)
-        size = ITEM_BYTES[shape.dtype]
+        size = DTYPE_BYTES[shape.dtype]
         return profile_for(name, spec, shape.dtype, size, shape.name, balances=balances)
     if request.shape is None:
         raise UsageError(f"--profile {name} is hardware alone: give --shape NAME or --model DIR")
@@ -134,9 +119,9 @@ def _profile(name: str, request: Request, *, balances: bool = True) -> Profile:
 def _model_shape(folder: Path, asked: str) -> ModelShape:
     spec = load_spec(folder)
     dtype = spec.stored_dtype if asked == "auto" else asked
-    if dtype not in ITEM_BYTES:
-        raise UsageError(f"--dtype {dtype!r} of {folder}: expected one of {', '.join(ITEM_BYTES)}")
-    return shape_of(spec, dtype, ITEM_BYTES[dtype], str(folder))
+    if dtype not in DTYPE_BYTES:
+        raise UsageError(f"--dtype {dtype!r} of {folder}: expected one of {', '.join(DTYPE_BYTES)}")
+    return shape_of(spec, dtype, DTYPE_BYTES[dtype], str(folder))
 
 
 def _priced(profile: Profile, price: float | None) -> Profile:

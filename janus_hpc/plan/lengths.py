@@ -12,7 +12,7 @@ from janus_hpc.core import Row, SamplingParams
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.errors import UsageError
 from janus_hpc.models.registry import load_spec
-from janus_hpc.plan.inputs import ITEM_BYTES
+from janus_hpc.models.spec import DTYPE_BYTES
 from janus_hpc.plan.request import Request
 from janus_hpc.planner.profile_data import ModelShape, shape_of
 from janus_hpc.planner.workload import Lengths
@@ -71,7 +71,7 @@ def _of_file(path: Path, request: Request, model: ModelShape) -> Lengths:
 def _demo_if_planned(model: ModelShape) -> Path | None:
     """The demo's folder where the profile is of the demo, which a run without --model takes."""
     spec = load_spec(demo_model_dir())
-    shape = shape_of(spec, model.dtype, ITEM_BYTES.get(model.dtype, 0), model.name)
+    shape = shape_of(spec, model.dtype, DTYPE_BYTES.get(model.dtype, 0), model.name)
     return demo_model_dir() if shape == model else None
 
 

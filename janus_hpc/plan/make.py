@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from janus_hpc.kernels.native.balance_library import open_balance_library
 from janus_hpc.plan.baselines import baseline_lines, compare
 from janus_hpc.plan.decide import Decision, candidates, decide
 from janus_hpc.plan.explain import explain
 from janus_hpc.plan.infeasible import nothing_feasible
-from janus_hpc.plan.inputs import load_profiles, make_system, open_library, read_routing
+from janus_hpc.plan.inputs import load_profiles, make_system, read_routing
 from janus_hpc.plan.reasons import Words
 from janus_hpc.plan.report import plan_record
 from janus_hpc.plan.request import Request
@@ -41,7 +42,7 @@ def make_plan(request: Request, cache_dir: Path) -> Plan:
         assert lengths is not None
         context = lengths.context()
     routing = read_routing(request, profiles.attention.model)
-    library = open_library(cache_dir)
+    library, _ = open_balance_library(cache_dir)
     a_max = AMaxLookup(routing, policy=request.balance, library=library)
     system = make_system(request, profiles, context, a_max)
     work = None if lengths is None else lengths.workload()

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from janus_hpc.errors import UsageError
-from janus_hpc.kernels.native.balance_library import BalanceLibrary
-from janus_hpc.kernels.native.build import BuildError, build_library
+from janus_hpc.kernels.native.balance_library import open_balance_library
 from janus_hpc.planner.a_max_lookup import Routing, traced_routing, uniform_routing
 from janus_hpc.planner.hardware import hardware_profile, names
 from janus_hpc.planner.policies import Inputs
@@ -47,7 +46,7 @@ def make_inputs(setting: Setting, cache_dir: Path) -> Inputs:
         max_sequences=setting.max_sequences,
         ranks_per_node=setting.ranks_per_node,
         part_bytes=setting.part_bytes,
-        library=_library(cache_dir),
+        library=open_balance_library(cache_dir)[0],
     )
 
 
@@ -89,11 +88,3 @@ def _routing(setting: Setting, profile: Profile) -> Routing:
         layer_ids=trace.layer_ids,
     )
     return traced_routing(trace, str(setting.trace))
-
-
-def _library(cache_dir: Path) -> BalanceLibrary | None:
-    try:
-        return BalanceLibrary(build_library(cache_dir))
-    except (BuildError, OSError):
-        # Without a compiler bounds stand in; the report says so.
-        return None

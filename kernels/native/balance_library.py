@@ -59,5 +59,5 @@ def open_balance_library(cache_dir: Path) -> tuple[BalanceLibrary | None, str]:
     """The library, compiled now unless the cache has it; or None, and why there is none."""
     try:
         return BalanceLibrary(build_library(cache_dir)), ""
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         return None, str(error)

@@ -48,7 +48,7 @@ def test_a_model_with_dense_layers_and_shared_experts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--shape", "moe-4m"], "unknown shape moe-4m"),
+        (["--shape", "moe-4m"], "unknown shape 'moe-4m'"),
         (["--model", "nowhere"], "nowhere"),
         (["--model", "x", "--shape", "moe-3m"], "give one of them"),
         (["-o", "nowhere/p.json"], "the folder nowhere does not exist"),

@@ -3,7 +3,6 @@
 Each layer ends where its outputs would be received; what a step does outside its layers shows between steps.
 """
 
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop
 from janus_hpc.engine.claims import ClaimQueue
 from janus_hpc.engine.measure.bed import BLOCK_SIZE, Bed
-from janus_hpc.engine.measure.pace import Pace
+from janus_hpc.engine.measure.pace import Pace, usual_s
 from janus_hpc.engine.tallies import Tallies
 from janus_hpc.kvcache import BlockPool
 
@@ -100,6 +99,18 @@ class NoRows:
         raise AssertionError(f"{row_indices=}")
 
 
+def least(turns: list[AttentionTimes]) -> AttentionTimes:
+    """Of the same point measured again and again: what else goes on only makes it longer."""
+    return AttentionTimes(
+        batch=turns[0].batch,
+        context=turns[0].context,
+        sparse_s=min(its.sparse_s for its in turns),
+        dense_s=min(its.dense_s for its in turns),
+        head_s=min(its.head_s for its in turns),
+        steps_s=tuple(step_s for its in turns for step_s in its.steps_s),
+    )
+
+
 def attention_times(bed: Bed, num_sharing: int) -> list[AttentionTimes]:
     """All points, with so many ranks of each node at once. Collective over the world."""
     bed.use_threads(num_sharing)
@@ -142,9 +153,9 @@ def _point(bed: Bed, pace: Pace, num_sharing: int, b: int, context: int) -> Atte
         spans[at : at + num_layers] for at in range(num_layers, num_layers * num_steps, num_layers)
     ]
     has_dense = bed.spec.num_layers > num_layers
-    sparse_s = statistics.median([s for step in steps for s in step[1 + has_dense :]])
-    dense_s = statistics.median([step[1] for step in steps]) - sparse_s if has_dense else 0.0
-    head_s = statistics.median([step[0] for step in steps]) - sparse_s
+    sparse_s = usual_s([s for step in steps for s in step[1 + has_dense :]])
+    dense_s = usual_s([step[1] for step in steps]) - sparse_s if has_dense else 0.0
+    head_s = usual_s([step[0] for step in steps]) - sparse_s
     return AttentionTimes(
         batch=b,
         context=context,

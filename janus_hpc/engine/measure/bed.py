@@ -79,12 +79,10 @@ class Bed:
     @property
     def sharing(self) -> Sequence[int]:
         """Numbers of ranks of a node to measure at once: on GPUs ranks do not share."""
+        if self.device.type != "cpu":
+            return [1]
         most = max(self.world.local_ranks) + 1
-        return (
-            [its for its in self.effort.sharing if its <= most]
-            if self.device.type == "cpu"
-            else [1]
-        )
+        return sorted({its for its in self.effort.sharing if its < most} | {most})
 
     def takes_part(self, num_sharing: int) -> bool:
         """Whether this rank measures when so many of each node do."""

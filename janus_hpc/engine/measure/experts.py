@@ -4,16 +4,15 @@ The gate computes as in a run, but what it chose is replaced, so that activated 
 apart from each other.
 """
 
-import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from janus_hpc.comm.exchange import Routing
 from janus_hpc.engine.measure.bed import Bed
-from janus_hpc.engine.measure.pace import Pace
+from janus_hpc.engine.measure.pace import Pace, usual_s
 from janus_hpc.experts.balancer import Balancer
 from janus_hpc.experts.expert_model import ExpertModel
 from janus_hpc.experts.gate import Gate
@@ -35,6 +34,12 @@ class ExpertTimes:
     steps_s: tuple[float, ...]
 
 
+def least(turns: list[ExpertTimes]) -> ExpertTimes:
+    """Of the same point measured again and again: what else goes on only makes it longer."""
+    steps_s = tuple(step_s for its in turns for step_s in its.steps_s)
+    return replace(min(turns, key=lambda its: its.seconds), steps_s=steps_s)
+
+
 class PinnedGate(Gate):
     """Computes as a gate does, and gives the choices it was told."""
 
@@ -50,7 +55,7 @@ def expert_times(bed: Bed, num_sharing: int) -> list[ExpertTimes]:
     """All points, with so many ranks of each node at once. Collective over the world."""
     bed.use_threads(num_sharing)
     gate = PinnedGate(bed.gate)
-    experts = _experts(bed, gate)
+    experts = make_experts(bed, gate)
     pace = Pace(bed.world, bed.policy, bed.device)
     pace.calibrate(bed.takes_part(num_sharing))
     return [
@@ -60,22 +65,32 @@ def expert_times(bed: Bed, num_sharing: int) -> list[ExpertTimes]:
 
 def made_up_choices(bed: Bed) -> Iterator[torch.Tensor]:
     """ids_NK of every point; the experts of this rank are the lowest ones."""
-    moe, num_here = bed.spec.moe, bed.placement.num_slots
-    rng = np.random.default_rng(0)
+    num_here = bed.placement.num_slots
     seen = set()
     for num_tokens in bed.effort.tokens:
         for share in bed.effort.shares:
-            own = min(
-                max(round(moe.top_k * share), moe.top_k - moe.num_experts + num_here, 1), num_here
-            )
-            own = min(own, moe.top_k)
+            own = own_choices(bed, share)
             for pool in (num_here, max(num_here // 2, own)):
                 if (num_tokens, own, pool) not in seen:
                     seen.add((num_tokens, own, pool))
-                    here = _draw(rng, num_tokens, own, pool)
-                    away = _draw(rng, num_tokens, moe.top_k - own, moe.num_experts - num_here)
-                    ids_NK = np.concatenate([here, away + num_here], axis=1)
-                    yield torch.from_numpy(np.sort(ids_NK, axis=1).astype(np.int32))
+                    yield choices(bed, num_tokens, own, pool)
+
+
+def own_choices(bed: Bed, share: float) -> int:
+    """How many of a token's choices are this rank's, if so large a share of all is, as near as can be."""
+    moe, num_here = bed.spec.moe, bed.placement.num_slots
+    least = max(moe.top_k - moe.num_experts + num_here, 1)
+    return min(max(round(moe.top_k * share), least), num_here, moe.top_k)
+
+
+def choices(bed: Bed, num_tokens: int, own: int, pool: int) -> torch.Tensor:
+    """ids_NK: of each token's choices `own` are of the first `pool` experts here, the others elsewhere."""
+    moe, num_here = bed.spec.moe, bed.placement.num_slots
+    rng = np.random.default_rng(num_tokens)
+    here = _draw(rng, num_tokens, own, pool)
+    away = _draw(rng, num_tokens, moe.top_k - own, moe.num_experts - num_here)
+    ids_NK = np.concatenate([here, away + num_here], axis=1)
+    return torch.from_numpy(np.sort(ids_NK, axis=1).astype(np.int32))
 
 
 def _draw(
@@ -87,9 +102,9 @@ def _draw(
     return rng.random((num_tokens, pool)).argsort(axis=1)[:, :count]
 
 
-def _experts(bed: Bed, gate: Gate) -> ExpertModel:
-    moe = bed.spec.moe
-    layers = bed.spec.sparse_layers
+def make_experts(bed: Bed, gate: Gate) -> ExpertModel:
+    """An expert side in this rank's slots, with this gate."""
+    moe, layers = bed.spec.moe, bed.spec.sparse_layers
     balancer = Balancer(bed.ops, bed.placement, layers, "aebs", 0, bed.device)
     sampler = RouteSampler(layers, moe.num_experts, moe.top_k)
     return ExpertModel(bed.spec, bed.ops, gate, balancer, 0, bed.experts, sampler)
@@ -125,6 +140,6 @@ def _point(
         activated=len(own.unique()),
         rows=len(own),
         tokens=num_tokens,
-        seconds=statistics.median([s for step in steps for s in step]),
+        seconds=usual_s([s for step in steps for s in step]),
         steps_s=tuple(sum(step) for step in steps),
     )

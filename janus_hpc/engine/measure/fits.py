@@ -78,9 +78,15 @@ def fit_experts(num_sharing: int, times: Sequence[ExpertTimes], fitted: Fitted) 
 
 
 def fit_exchange(
-    times: Sequence[RoundTimes], costs: ExchangeCosts, fitted: Fitted
+    times: Sequence[RoundTimes],
+    attention: Sequence[AttentionCosts],
+    experts: Sequence[ExpertCosts],
+    costs: ExchangeCosts,
+    fitted: Fitted,
 ) -> ExchangeCoefs:
-    """Inside a node from rounds, between nodes from messages; zeros on a rank alone."""
+    """Inside a node what whole layers take beyond their stages, between nodes from messages; zeros on a rank
+    alone.
+    """
     at = [
         {
             "ranks": float(its.num_attention + (0 if its.colocated else its.num_expert)),
@@ -91,10 +97,11 @@ def fit_exchange(
     ]
     coefs = (0.0, 0.0, 0.0, 0.0)
     if at:
-        seconds = _column(its.seconds for its in times)
-        # Rounds of two ranks take so little that their relative errors do not matter.
-        scale = np.maximum(seconds, seconds.mean())
-        fit = fit_linear(np.array([[1.0, *its.values()] for its in at]), seconds, scale)
+        whole = _column(its.seconds for its in times)
+        stages = _column(_stages_s(its, attention, experts) for its in times)
+        seconds = np.maximum(whole - stages, 0.0)
+        # What counts is the error of the whole.
+        fit = fit_linear(np.array([[1.0, *its.values()] for its in at]), seconds, whole)
         fitted.add("exchange", at, seconds.tolist(), fit)
         coefs = fit.coefs[0], fit.coefs[1], fit.coefs[2], fit.coefs[3]
     across = [link for link in costs.links.values() if link.across]
@@ -106,6 +113,25 @@ def fit_exchange(
         per_part_s=per_part_s,
         message_s=min((its.across_busy_s for its in across), default=0.0),
         node_rate=max((its.node_rate for its in across), default=0.0),
+    )
+
+
+def _stages_s(
+    its: RoundTimes, attention: Sequence[AttentionCosts], experts: Sequence[ExpertCosts]
+) -> float:
+    """Both stages of a layer by their fits, between measured numbers of ranks on a line."""
+    attention_s = [
+        max(c.sparse.c_a, c.sparse.c_0 + its.rows * (c.sparse.alpha + c.sparse.c_kv * its.context))
+        for c in attention
+    ]
+    tokens = its.num_attention * its.rows
+    experts_s = [
+        c.c_e + c.beta * its.activated + c.gamma * its.own_rows + c.delta * tokens for c in experts
+    ]
+    sharing = [c.num_sharing for c in attention]
+    return float(
+        np.interp(its.num_attention, sharing, attention_s)
+        + np.interp(its.num_expert, sharing, experts_s)
     )
 
 

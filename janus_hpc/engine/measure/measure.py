@@ -13,9 +13,11 @@ import torch
 
 from janus_hpc.comm.world import World
 from janus_hpc.engine.measure.attention import AttentionTimes, attention_times
+from janus_hpc.engine.measure.attention import least as least_attention
 from janus_hpc.engine.measure.bed import Bed, make_bed
 from janus_hpc.engine.measure.effort import Effort
 from janus_hpc.engine.measure.experts import ExpertTimes, expert_times
+from janus_hpc.engine.measure.experts import least as least_experts
 from janus_hpc.engine.measure.fits import (
     Fitted,
     fit_attention,
@@ -29,6 +31,8 @@ from janus_hpc.models.spec import ModelSpec
 from janus_hpc.planner.profile_data import Hardware, LoadRates, Profile, shape_of
 from janus_hpc.planner.profile_file import FORMAT, VERSION
 
+Attention = dict[int, list[AttentionTimes]]
+Experts = dict[int, list[ExpertTimes]]
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -61,12 +65,13 @@ def measure_profile(
         timeout_s=timeout_s,
         max_context=max_context or spec.max_context,
     )
-    attention = {its: attention_times(bed, its) for its in bed.sharing}
-    experts = {its: expert_times(bed, its) for its in bed.sharing}
+    attention, experts = _stage_times(bed)
     rounds, join_s = round_times(bed, timeout_s)
     costs = message_costs(bed, timeout_s)
     rate, rate_source = checkpoint_rate(bed, model_dir)
     fitted = Fitted()
+    attention_costs = tuple(fit_attention(its, times, fitted) for its, times in attention.items())
+    expert_costs = tuple(fit_experts(its, times, fitted) for its, times in experts.items())
     profile = Profile(
         format=FORMAT,
         version=VERSION,
@@ -76,9 +81,9 @@ def measure_profile(
         hardware=_hardware(bed),
         model=shape_of(spec, dtype, torch_dtype.itemsize, name),
         kernels=bed.ops.name,
-        attention=tuple(fit_attention(its, times, fitted) for its, times in attention.items()),
-        experts=tuple(fit_experts(its, times, fitted) for its, times in experts.items()),
-        exchange=fit_exchange(rounds, costs, fitted),
+        attention=attention_costs,
+        experts=expert_costs,
+        exchange=fit_exchange(rounds, attention_costs, expert_costs, costs, fitted),
         loading=LoadRates(checkpoint_rate=rate, link_rate=link_rate(costs), join_s=join_s),
         p99_ratio=_p99_ratio(list(attention.values()), list(experts.values())),
         residuals=fitted.residuals,
@@ -88,6 +93,29 @@ def measure_profile(
     # Clocks and hosts differ: the first rank's word counts.
     agreed: Profile = world.bcast(profile)
     return agreed
+
+
+def _stage_times(bed: Bed) -> tuple[Attention, Experts]:
+    """By number of ranks that compute at once. What disturbs for some seconds hits few of a point's turns.
+
+    Collective over the world.
+    """
+    attention: dict[int, list[list[AttentionTimes]]] = {its: [] for its in bed.sharing}
+    experts: dict[int, list[list[ExpertTimes]]] = {its: [] for its in bed.sharing}
+    for _ in range(bed.effort.turns):
+        for num_sharing in bed.sharing:
+            attention[num_sharing].append(attention_times(bed, num_sharing))
+            experts[num_sharing].append(expert_times(bed, num_sharing))
+    return (
+        {
+            its: [least_attention(list(point)) for point in zip(*turns, strict=True)]
+            for its, turns in attention.items()
+        },
+        {
+            its: [least_experts(list(point)) for point in zip(*turns, strict=True)]
+            for its, turns in experts.items()
+        },
+    )
 
 
 def _hardware(bed: Bed) -> Hardware:
