@@ -57,7 +57,7 @@ _DEEPSEEK_V3 = _DEEPSEEK_V2 | {
 
 
 def plan_configs() -> dict[str, dict[str, Any]]:
-    """Name -> config.json. The scaled models are DeepSeek-V2 with other experts (Janus, section 5.1)."""
+    """Name -> config.json. The scaled models are DeepSeek-V2 with other experts (Janus, evaluation)."""
     return shapes() | {
         "deepseek-v2": _DEEPSEEK_V2,
         "deepseek-v3": _DEEPSEEK_V3,

@@ -18,7 +18,7 @@ from janus_hpc.planner.search import OK, Judged, for_rate, for_speed
 from janus_hpc.planner.system import KINDS, PART_BYTES, Bools, Context, Grid, System, make_grid
 
 POLICIES = ("janus", "megascale", "xdeepserve", "monolithic")
-# Sizes of Janus's SGLang baseline, and the step of its xDeepServe baseline (arXiv 2512.13525, section 5.1).
+# Sizes of Janus's SGLang baseline, and the step of its xDeepServe baseline (arXiv 2512.13525, evaluation).
 TIERS = (8, 16, 32, 64)
 STEP = 4
 

@@ -111,7 +111,7 @@ def test_shapes_have_the_published_sizes(name: str, params: float, expert_gb: fl
 
 
 def test_sizes_that_the_paper_prints() -> None:
-    """Janus, section 2: Qwen3-235B 423 of 438 GB, which are binary ones, and DeepSeek-V2 472 GB."""
+    """Janus: Qwen3-235B 423 of 438 GB, which are binary ones, and DeepSeek-V2 472 GB."""
     qwen = plan_shape("qwen3-235b-a22b")
     experts = qwen.expert_bytes * qwen.num_experts * qwen.num_sparse_layers
     assert experts / 2**30 == pytest.approx(423, rel=1e-3)
