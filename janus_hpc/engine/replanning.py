@@ -101,7 +101,7 @@ class Replanning:
         verdict = self._planner.decide(current, work, num_batches, cost_s)
         if verdict.choice is None:
             decision = self._otherwise.decide(account, now)
-            return replace(decision, why=f"split stays: {verdict.why}; {decision.why}")
+            return replace(decision, why=f"{decision.why}; split stays: {verdict.why}")
         assignment, placement = found[verdict.choice]
         return BorderDecision(
             why=verdict.why,

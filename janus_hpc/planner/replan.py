@@ -134,17 +134,7 @@ class Replanner:
         if choice.microbatches == 1 and measured.batch > 0:
             plain = replace(self, system=replace(self.system, factors=Factors()))
             expected = plain.predict(choice, measured.batch, measured.context)
-            factors = Factors(
-                **{
-                    name: _mixed(getattr(before, name), found, told)
-                    for name, found, told in (
-                        ("attention", measured.attention_s, expected.attention_s),
-                        ("moe", measured.moe_s, expected.moe_s),
-                        ("comm", measured.comm_s, expected.comm_s),
-                    )
-                }
-            )
-            self.system = replace(self.system, factors=factors)
+            self.system = replace(self.system, factors=self._learnt(before, measured, expected))
         if measured.num_rows and work.mean_new > 0:
             share = measured.num_tokens / measured.num_rows / work.mean_new
             self.answer_share = _mixed(self.answer_share, share, 1.0)
@@ -203,6 +193,20 @@ class Replanner:
         if not judged.feasible[at] or judged.job_s is None:
             return None
         return choice_at(judged, at), float(judged.job_s[at])
+
+    def _learnt(self, before: Factors, measured: Measured, expected: Predicted) -> Factors:
+        """A factor a stage. Where more ranks than cores take turns, one for all: a rank that waits for a core
+        while it computes looks as if it waited for others.
+        """
+        hardware = self.system.attention.hardware
+        if 0 < hardware.cores_per_node < self.system.node_size:
+            whole = _mixed(before.attention, measured.tpot_s, expected.tpot_s)
+            return Factors(attention=whole, moe=whole, comm=whole)
+        return Factors(
+            attention=_mixed(before.attention, measured.attention_s, expected.attention_s),
+            moe=_mixed(before.moe, measured.moe_s, expected.moe_s),
+            comm=_mixed(before.comm, measured.comm_s, expected.comm_s),
+        )
 
     def candidates(self) -> Grid:
         """All splits of this world's ranks."""
