@@ -137,8 +137,8 @@ def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
     Relative `prompts`, `model`, `exchange_table`, `placement_from` and `profile` in a job file are relative to
-    the job file, `output` and `trace` to the working folder. Errors: UsageError naming file and key;
-    an unknown key lists the valid ones.
+    the job file (a profile that is a bare name is a shipped one), `output` and `trace` to the working folder.
+    Errors: UsageError naming file and key; an unknown key lists the valid ones.
     """
     values: dict[str, Any] = {} if job is None else _read_job(job)
     values |= overrides
@@ -151,6 +151,11 @@ def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
         key = path.rstrip("`")
         where = f"--{key.replace('_', '-')}" if key in overrides else f"{job}: key {key!r}"
         raise UsageError(f"{where}: {reason}, got {values.get(key)!r}{_choices(key)}") from error
+
+
+def is_name(profile: str) -> bool:
+    """Whether a profile is given by the name of a shipped one, not by a file's path."""
+    return "/" not in profile and "." not in profile
 
 
 def _choices(key: str) -> str:
@@ -175,7 +180,7 @@ def _read_job(job: Path) -> dict[str, Any]:
     if type(values.get("microbatches")) is int:
         values["microbatches"] = str(values["microbatches"])
     for key in ("prompts", "model", "exchange_table", "placement_from", "profile"):
-        if isinstance(values.get(key), str):
+        if isinstance(values.get(key), str) and not (key == "profile" and is_name(values[key])):
             values[key] = str(job.parent / values[key])
     return values
 

@@ -160,6 +160,21 @@ def _provenance(
         "placement": plan.placement.kind,
         "placement_why": plan.placement.why,
         "balance": config.balance,
+        "profile": _profile_facts(plan),
         "device": str(setup.device),
         "kv_bytes": setup.kv_bytes,
+    }
+
+
+def _profile_facts(plan: RunPlan) -> dict[str, Any] | None:
+    """What the run planned by; None where it did not."""
+    if plan.profile is None:
+        return None
+    profile = plan.profile.profile
+    return {
+        "origin": plan.profile.origin,
+        "basis": profile.basis,
+        "made": profile.made,
+        "hardware": profile.hardware.name,
+        "sources": list(profile.sources),
     }

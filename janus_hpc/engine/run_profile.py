@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from janus_hpc.comm.world import World
-from janus_hpc.config import RunConfig
+from janus_hpc.config import RunConfig, is_name
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.measure.effort import QUICK
 from janus_hpc.engine.measure.measure import measure_profile
@@ -16,7 +16,7 @@ from janus_hpc.errors import JanusError, UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.registry import load_spec
 from janus_hpc.models.spec import DTYPE_BYTES, ModelSpec
-from janus_hpc.planner.hardware import names, profile_for
+from janus_hpc.planner.hardware import profile_for
 from janus_hpc.planner.profile_data import shape_of
 from janus_hpc.planner.profile_file import check_hardware, check_model, read_profile
 
@@ -59,8 +59,9 @@ def _given(config: RunConfig, spec: ModelSpec, allocation: Allocation) -> RunPro
     dtype = _dtype(config, spec)
     itemsize, name = DTYPE_BYTES.get(dtype, 0), str(_model_dir(config))
     path = Path(config.profile)
-    if not path.is_file() and config.profile in names():
+    if is_name(config.profile):
         profile = profile_for(config.profile, spec, dtype, itemsize, name)
+        check_hardware(profile, config.profile, allocation.device, allocation.num_cores)
         return RunProfile(profile, f"shipped for {profile.hardware.name}, {profile.basis}")
     profile = read_profile(path)
     check_model(profile, path, shape_of(spec, dtype, itemsize, name))

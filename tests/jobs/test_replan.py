@@ -3,12 +3,8 @@ profiles that cannot be used.
 """
 
 import json
-import os
 import random
 import re
-import signal
-import subprocess
-import uuid
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,15 +12,8 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.jobs.launcher import (
-    TIME_LIMIT_S,
-    environment,
-    export_text,
-    janus_command,
-    run_janus,
-    write_rows,
-)
-from tests.jobs.test_kill_resume import MARK, marked_ranks
+from tests.jobs.killing import kill_when
+from tests.jobs.launcher import export_text, run_janus, write_rows
 
 BATCH_ROWS = 8
 # A split to begin with that no planner would choose for these rows.
@@ -101,23 +90,8 @@ def test_the_split_changes_for_a_reason_and_rows_do_not(folder: Path) -> None:
 
 
 def test_a_kill_while_ranks_change_roles_loses_nothing(folder: Path) -> None:
-    mark = uuid.uuid4().hex
-    command = janus_command(8, "infer", "rows.jsonl", *ASKED, "-o", "killed.h5")
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment() | {MARK: mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if " begins: " in line:
-                os.kill(random.Random(1).choice(marked_ranks(mark)), signal.SIGKILL)
-                break
-        process.stderr.read()
-        assert process.wait(TIME_LIMIT_S) != 0
+    asked = ["infer", "rows.jsonl", *ASKED, "-o", "killed.h5"]
+    kill_when(8, asked, folder, " begins: ")
     assert not (folder / "killed.h5").exists()
     done = run_janus(3, "infer", "rows.jsonl", "-o", "killed.h5", cwd=folder)
     resumed = re.search(r"resuming: (\d+) of 32 rows", done.stderr)
@@ -162,6 +136,21 @@ def test_a_profile_that_cannot_be_used_is_refused(
     )
     assert expected in done.stderr and name in done.stderr
     assert "Traceback" not in done.stderr and not (folder / "no.h5.run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("h100", "weights in bfloat16 or float16"),
+        ("nothing", "shipped are a100"),
+        ("none.json", "none.json: cannot be read"),
+    ],
+)
+def test_a_profile_by_name_must_be_of_this_hardware(folder: Path, name: str, expected: str) -> None:
+    done = run_janus(
+        2, "infer", "rows.jsonl", "--profile", name, "-o", "no.h5", cwd=folder, check=2
+    )
+    assert expected in done.stderr
 
 
 def test_an_slo_that_no_split_meets_names_the_nearest(folder: Path) -> None:

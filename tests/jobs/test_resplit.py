@@ -2,12 +2,8 @@
 microbatches, and when a rank is killed in the middle of a change.
 """
 
-import os
 import random
 import re
-import signal
-import subprocess
-import uuid
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,16 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.jobs.launcher import (
-    TIME_LIMIT_S,
-    environment,
-    export_text,
-    janus_command,
-    run_janus,
-    write_rows,
-)
+from tests.jobs.killing import kill_when
+from tests.jobs.launcher import export_text, run_janus, write_rows
 from tests.jobs.models import VOCAB, save_model, variants
-from tests.jobs.test_kill_resume import MARK, marked_ranks
 
 OPTIONS = ["--model", "model", "--max-sequences", "4", "--max-step-tokens", "24"]
 OPTIONS += ["--block-size", "8", "--kv-memory", "300KB", "--max-context", "100"]
@@ -117,27 +106,9 @@ def text(found: h5py.File, name: str) -> list[str]:
 @pytest.mark.parametrize("kill_at", [1, 3])
 def test_a_rank_killed_in_a_change_loses_nothing(folder: Path, kill_at: int) -> None:
     """Resumed with another number of ranks and one split to the end."""
-    out, mark = f"killed-{kill_at}.h5", uuid.uuid4().hex
+    out = f"killed-{kill_at}.h5"
     asked = ["--replan", "2a2e,1a3e,3a1e,4c", "--batch-rows", str(BATCH_ROWS), "-o", out]
-    command = janus_command(4, "infer", "rows.jsonl", *OPTIONS, *asked)
-    choice = random.Random(kill_at)
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment() | {MARK: mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        num_begun = 0
-        for line in process.stderr:
-            num_begun += " begins: " in line
-            if num_begun == kill_at:
-                os.kill(choice.choice(marked_ranks(mark)), signal.SIGKILL)
-                break
-        process.stderr.read()
-        assert process.wait(TIME_LIMIT_S) != 0
+    kill_when(4, ["infer", "rows.jsonl", *OPTIONS, *asked], folder, " begins: ", kill_at)
     assert not (folder / out).exists()
     asked = ["--split", "1a2e", "-o", out]
     done = run_janus(3, "infer", "rows.jsonl", *OPTIONS, *asked, cwd=folder, check=3)

@@ -78,3 +78,10 @@ def test_options_name_what_there_is() -> None:
     hints = get_type_hints(config.RunConfig)
     assert get_args(hints["balance"]) == POLICIES
     assert set(get_args(hints["placement"])) == {"auto", *KINDS}
+
+
+def test_a_profile_in_a_job_file_is_a_path_beside_it_or_a_name(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    for given, expected in (("h100", "h100"), ("p.json", str(tmp_path / "p.json"))):
+        job.write_text(f'prompts = "rows.jsonl"\nprofile = "{given}"\n')
+        assert config.load(job, {}).profile == expected

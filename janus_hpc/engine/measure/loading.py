@@ -44,7 +44,7 @@ def checkpoint_rate(bed: Bed, model_dir: Path | None) -> tuple[float, str]:
     mine = _read_rate(bed, model_dir) if bed.world.local_rank == 0 else None
     rate = min(its for its in bed.world.allgather(mine) if its is not None)
     what = f"the files of {model_dir}" if model_dir is not None else "a temporary file"
-    return rate, f"read rate of {what}, just written or read before or not"
+    return rate, f"read rate of {what}, which the page cache may have held"
 
 
 def _read_rate(bed: Bed, model_dir: Path | None) -> float:
