@@ -4,6 +4,7 @@ Judged by the same model and routing; they inform and decide nothing.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,6 +135,8 @@ def _closed_form(system: System, decision: Decision, at: int) -> Record:
     one = decision.judged.grid.pick(np.array([at]))
     batch = int(decision.judged.batch[at])
     b = -(-batch // int(one.num_attention[0]))
+    # Its stages are of a step in one piece.
+    system = replace(system, microbatches=(1,))
     context = system.context.mean
     here, longer = (
         step_times(system, one, np.array([batch]), context=its) for its in (context, 2 * context)

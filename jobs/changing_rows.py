@@ -1,0 +1,23 @@
+"""Prints rows that change character midway: 64 short prompts with long answers, then 64 long ones with short answers."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """For the demo model: token ids below its vocabulary of 406, at most 512 tokens in all."""
+    for kind, num_prompt, num_new in (("answering", 8, 120), ("reading", 400, 4)):
+        for index in range(64):
+            yield {
+                "id": f"{kind}-{index}",
+                "prompt": [10 + (7 * index + 3 * place) % 300 for place in range(num_prompt)],
+                "max_tokens": num_new,
+                "ignore_eos": True,
+                "temperature": 0,
+            }
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print(json.dumps(row))
