@@ -1,5 +1,6 @@
 """`janus-hpc profile` as a user starts it: a file that plans accept, and mistakes told before measuring."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,28 @@ def test_mistakes_are_told_before_measuring(tmp_path: Path, options: list[str], 
     done = run_janus(0, "profile", *options, cwd=tmp_path, check=2)
     assert told in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_predictions_are_compared_with_what_runs(tmp_path: Path) -> None:
+    """Every cell of splits and batch sizes, and a summary; other models are refused."""
+    run_janus(2, "profile", "--shape", "moe-3m", "--quick", "-o", "p.json", cwd=tmp_path)
+    asked = ["--splits", "colocated,1a1e", "--batch", "2,4", "--new-tokens", "4", "--repeats", "1"]
+    command = ["bench", "plan", "--profile", "p.json", *asked, "--json", "cells.json"]
+    run_janus(2, *command, "--shape", "moe-3m", cwd=tmp_path)
+    *cells, summary = json.loads((tmp_path / "cells.json").read_text())
+    assert [(its["split"], its["batch"]) for its in cells] == [
+        ("colocated", 2),
+        ("colocated", 4),
+        ("1a1e", 2),
+        ("1a1e", 4),
+    ]
+    for its in cells:
+        assert its["error"] == pytest.approx(its["predicted_tpot_s"] / its["measured_tpot_s"] - 1)
+        parts = sum(its[f"predicted_{name}_s"] for name in ("attention", "moe", "comm"))
+        assert its["predicted_tpot_s"] == pytest.approx(parts)
+    errors = [abs(its["error"]) for its in cells]
+    assert summary["num_cells"] == 4
+    assert summary["mean_absolute_error"] == pytest.approx(sum(errors) / 4)
+    assert set(summary["choices"]) == {"2", "4"}
+    done = run_janus(2, *command, "--shape", "moe-47m", cwd=tmp_path, check=2)
+    assert "p.json: is of model 'moe-3m'" in done.stderr
