@@ -90,6 +90,8 @@ def plan_first(
 
 def read_work(rows: RowInput, batch: np.ndarray) -> Workload:
     """A batch's rows as the planner sees them, their lengths from at most MOST_ROWS_READ, evenly spread."""
+    if not len(batch):
+        return Workload(num_rows=0, mean_prompt=1.0, mean_new=1.0)
     count = min(len(batch), MOST_ROWS_READ)
     some = batch[np.linspace(0, len(batch) - 1, count).astype(np.int64)]
     return replace(rows.lengths(some).workload(), num_rows=len(batch))

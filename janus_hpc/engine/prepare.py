@@ -73,7 +73,7 @@ def prepare(
     The run folder's lock is entered into `held`. Errors: UsageError (exit 2), naming file, key, expected and
     found; a run folder made here is then removed again.
     """
-    with _no_litter(_paths(config)[2]):
+    with _no_litter(paths(config)[2]):
         return _decide(config, env, allocation, held)
 
 
@@ -89,7 +89,7 @@ def _no_litter(run_dir: Path) -> Iterator[None]:
         raise
 
 
-def _paths(config: RunConfig) -> tuple[Path, Path, Path]:
+def paths(config: RunConfig) -> tuple[Path, Path, Path]:
     """Prompts file, results file and run folder."""
     prompts = Path(config.prompts)
     output = Path(config.output or prompts.with_suffix(".h5").name)
@@ -102,7 +102,7 @@ def _decide(
     allocation: Allocation,
     held: ExitStack,
 ) -> RunPlan | AlreadyComplete:
-    prompts, output, run_dir = _paths(config)
+    prompts, output, run_dir = paths(config)
     model_dir = Path(config.model) if config.model else demo_model_dir()
     _check_kv_memory(config)
     spec = load_spec(model_dir)

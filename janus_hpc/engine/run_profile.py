@@ -12,6 +12,7 @@ from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.measure.effort import QUICK
 from janus_hpc.engine.measure.measure import measure_profile
 from janus_hpc.engine.plan import Allocation, RunProfile
+from janus_hpc.engine.prepare import paths
 from janus_hpc.errors import JanusError, UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.registry import load_spec
@@ -28,10 +29,11 @@ def find_profile(
 ) -> RunProfile | None:
     """The same on every rank; None where nothing is planned by one. Collective over the world.
 
-    With `--replan auto` and no `--profile` it measures for some seconds. Errors: UsageError on every rank for
-    a profile of another model or other hardware.
+    With `--replan auto` and no `--profile` it measures for some seconds, unless the results are there.
+    Errors: UsageError on every rank for a profile of another model or other hardware.
     """
-    if config.profile is None and config.replan != "auto":
+    is_complete = world.bcast(paths(config)[1].exists()) and not config.overwrite
+    if is_complete or (config.profile is None and config.replan != "auto"):
         return None
     error: JanusError | None = None
     found: tuple[ModelSpec, RunProfile | None] | None = None
