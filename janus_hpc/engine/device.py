@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from janus_hpc.comm.world import World
 from janus_hpc.config import parse_bytes
 from janus_hpc.errors import UsageError
 
@@ -21,6 +22,21 @@ def choose_device_kind(asked: str) -> str:
     if asked == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this rank sees no CUDA device")
     return asked
+
+
+def agree_on_device(world: World, asked: str) -> str:
+    """The same on every rank: `auto` takes cuda only where all see a GPU. Collective over the world.
+
+    Errors: UsageError on all ranks where cuda is asked for and absent on one.
+    """
+    error: Exception | None = None
+    kind = "cpu"
+    try:
+        kind = choose_device_kind(asked)
+    except UsageError as problem:
+        error = problem
+    world.agree(error)
+    return "cuda" if all(its == "cuda" for its in world.allgather(kind)) else "cpu"
 
 
 def rank_device(kind: str, local_rank: int) -> torch.device:

@@ -104,6 +104,9 @@ class Held:
         world.barrier(carrier.progress)
         self._close(fills)
         self._build(after)
+        if self._setup.device.type == "cuda":
+            # Room for the cache is what the driver says is free.
+            torch.cuda.empty_cache()
         reports = world.allgather((num_bytes, time.monotonic() - started_s))
         return Moved(
             num_slots=len(planned),
@@ -129,8 +132,6 @@ class Held:
             self.model = None
         if self._own not in self._gate_ranks(topology):
             self.gate = None
-        if self._setup.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _build(self, topology: Topology) -> None:
         setup = self._setup

@@ -79,11 +79,13 @@ def plan_first(
     if plan.config.split == "auto" and not plan.turns:
         plan = _with_choice(plan, allocation, planner, work)
     split = plan.split
+    asked = plan.config.microbatches
     choice = Choice(
         num_attention=split.num_attention + split.num_colocated,
         num_expert=split.num_expert_ranks,
         num_slots=plan.placement.num_slots,
         colocated=split.num_colocated > 0,
+        microbatches=1 if asked == "auto" or split.num_colocated else int(asked),
     )
     return replace(plan, prediction=Prediction(**predict(planner, choice, work)))
 
@@ -94,7 +96,9 @@ def read_work(rows: RowInput, batch: np.ndarray) -> Workload:
         return Workload(num_rows=0, mean_prompt=1.0, mean_new=1.0)
     count = min(len(batch), MOST_ROWS_READ)
     some = batch[np.linspace(0, len(batch) - 1, count).astype(np.int64)]
-    return replace(rows.lengths(some).workload(), num_rows=len(batch))
+    found = rows.lengths(some)
+    # A row with n answers counts as n.
+    return replace(found.workload(), num_rows=round(found.num_sequences * len(batch) / count))
 
 
 def predict(planner: Replanner, choice: Choice, work: Workload) -> dict[str, float]:
@@ -115,7 +119,7 @@ def _with_choice(
 ) -> RunPlan:
     best = planner.best(work)
     if best is None:
-        raise UsageError(_nearest(planner, plan.config.slo_tpot_ms))
+        raise UsageError(_nearest(planner, plan.config.slo_tpot_ms, work))
     choice, batch_s = best
     assert plan.profile is not None
     why = (
@@ -141,10 +145,13 @@ def _with_choice(
     )
 
 
-def _nearest(planner: Replanner, slo_ms: float) -> str:
+def _nearest(planner: Replanner, slo_ms: float, work: Workload) -> str:
     """Which candidate comes nearest to the SLO, with one sequence in flight."""
     grid = planner.candidates()
-    judged = for_speed(planner.system, grid, math.inf, most=1)
+    if not len(grid):
+        return f"{planner.world_size} ranks cannot have both roles apart: drop --colocate never, or start more"
+    context = Context(mean=work.mean_prompt + work.mean_new / 2)
+    judged = for_speed(replace(planner.system, context=context), grid, math.inf, most=1)
     if not judged.feasible.any():
         return f"no split of {planner.world_size} ranks has memory for the model and one sequence"
     at = int(np.where(judged.feasible, judged.times.tpot_s, np.inf).argmin())

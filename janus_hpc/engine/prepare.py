@@ -106,7 +106,7 @@ def _decide(
     model_dir = Path(config.model) if config.model else demo_model_dir()
     _check_kv_memory(config)
     spec = load_spec(model_dir)
-    dtype = _dtype(config, spec, model_dir)
+    dtype = run_dtype(config, spec, model_dir)
     with Checkpoint(model_dir) as checkpoint:
         checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
     max_context = _max_context(config, spec)
@@ -212,7 +212,8 @@ def _place(
     return choose_placement(config, spec, nodes, allocation.room_bytes, itemsize)
 
 
-def _dtype(config: RunConfig, spec: ModelSpec, model_dir: Path) -> str:
+def run_dtype(config: RunConfig, spec: ModelSpec, model_dir: Path) -> str:
+    """Of weights and cache: as asked, or the checkpoint's. ModelError for one that cannot be computed with."""
     dtype = spec.stored_dtype if config.dtype == "auto" else config.dtype
     if dtype not in DTYPE_BYTES:
         known = ", ".join(DTYPE_BYTES)

@@ -49,6 +49,8 @@ class Replanning:
         self._batches = plan.batches()
         loading = plan.profile.profile.loading
         self._join_s, self._link_rate = loading.join_s, loading.link_rate
+        # Nodes that hold attention weights stay so.
+        self._nodes = {node_ids[rank] for rank in _attention_ranks(plan.assignment)}
         self._expected = read_work(self._input, self._batches[0])
         self._tokens_of_lookup = 0
 
@@ -65,7 +67,7 @@ class Replanning:
 
     def _learn(self, account: Account, current: Choice) -> None:
         last = account.batches[-1]
-        self._planner.learn(current, measured_of(last), self._expected)
+        self._planner.learn(current, measured_of(last, self._expected), self._expected)
         if last.slots_moved or last.move_s:
             if last.moved_bytes >= _LEAST_TELLING_BYTES:
                 # Joining is in that time, too: what is learnt errs to the slow side.
@@ -97,12 +99,13 @@ class Replanning:
             found[choice] = assignment, placement
             return self._move_s(now, assignment, placement)
 
-        num_batches = now.num_rows_left / max(work.num_rows, 1)
+        num_batches = now.num_rows_left / max(len(self._batches[now.number]), 1)
         verdict = self._planner.decide(current, work, num_batches, cost_s)
         if verdict.choice is None:
             decision = self._otherwise.decide(account, now)
             return replace(decision, why=f"{decision.why}; split stays: {verdict.why}")
         assignment, placement = found[verdict.choice]
+        self._nodes |= {self._node_ids[rank] for rank in _attention_ranks(assignment)}
         return BorderDecision(
             why=verdict.why,
             assignment=replace(assignment, why=verdict.why),
@@ -144,7 +147,7 @@ class Replanning:
         return placement
 
     def _move_s(self, now: Standing, assignment: Assignment, placement: Placement) -> float:
-        """Seconds of going over: experts that move at the link's rate, and joining."""
+        """Seconds of going over: experts and attention weights that move at the link's rate, and joining."""
         size = len(self._node_ids)
         before, after = (
             [rank for rank, role in enumerate(its.roles) if role.does_experts]
@@ -154,8 +157,14 @@ class Replanning:
         planned = moves(
             over_world(now.placement, before, size), over_world(new, after, size), self._node_ids
         )
-        num_bytes = len(planned) * self._planner.system.experts.model.expert_bytes
+        model = self._planner.system.experts.model
+        nodes = {self._node_ids[rank] for rank in _attention_ranks(assignment)} - self._nodes
+        num_bytes = len(planned) * model.expert_bytes + len(nodes) * model.attention_bytes
         return num_bytes / self._link_rate + self._join_s
+
+
+def _attention_ranks(assignment: Assignment) -> list[int]:
+    return [rank for rank, role in enumerate(assignment.roles) if role.does_attention]
 
 
 def choice_of(now: Standing) -> Choice:
@@ -170,8 +179,8 @@ def choice_of(now: Standing) -> Choice:
     )
 
 
-def measured_of(batch: BatchStats) -> Measured:
-    """A batch as the planner learns from it."""
+def measured_of(batch: BatchStats, expected: Workload) -> Measured:
+    """A batch as the planner learns from it; it had as many sequences as were expected."""
     known = not math.isnan(batch.mean_batch)
     return Measured(
         batch=batch.mean_batch if known else 0.0,
@@ -181,6 +190,6 @@ def measured_of(batch: BatchStats) -> Measured:
         moe_s=batch.moe_s,
         comm_s=batch.comm_s,
         seconds=batch.seconds,
-        num_rows=batch.num_rows,
+        num_rows=expected.num_rows,
         num_tokens=batch.num_tokens,
     )

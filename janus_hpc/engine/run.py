@@ -1,6 +1,7 @@
 """The life of a run on one rank, from the plan to the results file. Collective over the world."""
 
 import logging
+import shutil
 from contextlib import ExitStack
 
 from janus_hpc.comm.world import World
@@ -8,7 +9,7 @@ from janus_hpc.config import RunConfig
 from janus_hpc.engine.answer import answer
 from janus_hpc.engine.border import Border
 from janus_hpc.engine.deciders import Decider, make_decider
-from janus_hpc.engine.device import choose_device_kind, room_bytes
+from janus_hpc.engine.device import agree_on_device, room_bytes
 from janus_hpc.engine.finish import finish_run
 from janus_hpc.engine.parts import Kept, Part, load_part
 from janus_hpc.engine.plan import Allocation, RunPlan
@@ -62,21 +63,17 @@ def _agree_on_plan(
                 plan = plan_first(plan, allocation, profile, library)
         except JanusError as problem:
             error = problem
+            if isinstance(plan, RunPlan) and plan.launch == 0:
+                # Nothing was begun: a refusal leaves no folder behind.
+                shutil.rmtree(plan.run_dir, ignore_errors=True)
     world.agree(error)
     received: RunPlan | AlreadyComplete = world.bcast(plan)
     return received
 
 
 def _allocation(world: World, config: RunConfig) -> Allocation:
-    """What all ranks have; `auto` takes cuda only where every rank sees a GPU."""
-    error: Exception | None = None
-    kind = "cpu"
-    try:
-        kind = choose_device_kind(config.device)
-    except JanusError as problem:
-        error = problem
-    world.agree(error)
-    device = "cuda" if all(its == "cuda" for its in world.allgather(kind)) else "cpu"
+    """What all ranks have."""
+    device = agree_on_device(world, config.device)
     mine = room_bytes(device, world.local_rank, world.num_local)
     return Allocation(
         node_ids=world.node_ids,

@@ -12,14 +12,15 @@ from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.measure.effort import QUICK
 from janus_hpc.engine.measure.measure import measure_profile
 from janus_hpc.engine.plan import Allocation, RunProfile
-from janus_hpc.engine.prepare import paths
+from janus_hpc.engine.prepare import paths, run_dtype
 from janus_hpc.errors import JanusError, UsageError
 from janus_hpc.launch import LaunchEnv
-from janus_hpc.models.registry import load_spec
+from janus_hpc.models.registry import ignored_tensors, load_spec
 from janus_hpc.models.spec import DTYPE_BYTES, ModelSpec
 from janus_hpc.planner.hardware import profile_for
 from janus_hpc.planner.profile_data import shape_of
 from janus_hpc.planner.profile_file import check_hardware, check_model, read_profile
+from janus_hpc.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +53,19 @@ def _spec(config: RunConfig) -> ModelSpec:
     """What measuring would be wasted on is refused before."""
     if not Path(config.prompts).is_file():
         raise UsageError(f"prompts file {config.prompts} does not exist or is not a file")
-    return load_spec(_model_dir(config))
+    model_dir = _model_dir(config)
+    spec = load_spec(model_dir)
+    run_dtype(config, spec, model_dir)
+    with Checkpoint(model_dir) as checkpoint:
+        checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
+    return spec
 
 
 def _given(config: RunConfig, spec: ModelSpec, allocation: Allocation) -> RunProfile | None:
     if config.profile is None:
         return None
-    dtype = _dtype(config, spec)
-    itemsize, name = DTYPE_BYTES.get(dtype, 0), str(_model_dir(config))
+    dtype = run_dtype(config, spec, _model_dir(config))
+    itemsize, name = DTYPE_BYTES[dtype], str(_model_dir(config))
     path = Path(config.profile)
     if is_name(config.profile):
         profile = profile_for(config.profile, spec, dtype, itemsize, name)
@@ -81,7 +87,7 @@ def _measured(
         env,
         spec,
         name=str(_model_dir(config)),
-        dtype=_dtype(config, spec),
+        dtype=run_dtype(config, spec, _model_dir(config)),
         device_kind=allocation.device,
         effort=QUICK,
         timeout_s=config.comm_timeout_s,
@@ -93,7 +99,3 @@ def _measured(
 
 def _model_dir(config: RunConfig) -> Path:
     return Path(config.model) if config.model else demo_model_dir()
-
-
-def _dtype(config: RunConfig, spec: ModelSpec) -> str:
-    return spec.stored_dtype if config.dtype == "auto" else config.dtype

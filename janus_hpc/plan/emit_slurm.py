@@ -6,6 +6,7 @@ from pathlib import Path
 
 from janus_hpc.config import RunConfig
 from janus_hpc.errors import UsageError
+from janus_hpc.plan.lengths import demo_if_planned
 from janus_hpc.plan.make import Plan
 from janus_hpc.planner.replan import Choice, choice_at
 from janus_hpc.planner.system import KINDS
@@ -50,6 +51,8 @@ step=(
 exec srun "${{step[@]}}" janus-hpc infer {options} "${{args[@]}}"
 """
 
+# Where the plan names no folder, whoever submits does.
+_MODEL = '--model "${JANUS_MODEL:?set it to the folder of the model}"'
 _DEMO_PROMPTS = """\
 args=("$@")
 if [ ${#args[@]} -eq 0 ]; then
@@ -150,7 +153,10 @@ def _options(plan: Plan) -> list[str]:
         values["--profile"] = Path(request.profile).resolve()
     known = RunConfig.__struct_fields__
     assert all(name[2:].replace("-", "_") in known for name in values), f"{values=}"
-    return [f"{name} {_quoted(value)}" for name, value in values.items()]
+    options = [f"{name} {_quoted(value)}" for name, value in values.items()]
+    if request.model is None and demo_if_planned(plan.system.attention.model) is None:
+        options.append(_MODEL)
+    return options
 
 
 def _resources(plan: Plan, per_node: int) -> str:

@@ -40,7 +40,7 @@ def row_lengths(request: Request, model: ModelShape) -> Lengths:
 
 
 def _of_file(path: Path, request: Request, model: ModelShape) -> Lengths:
-    folder = request.model or _demo_if_planned(model)
+    folder = request.model or demo_if_planned(model)
     codec = None if folder is None else TextCodec.load(folder)
     defaults = SamplingParams(max_tokens=request.max_tokens)
     prompts: list[float] = []
@@ -68,7 +68,7 @@ def _of_file(path: Path, request: Request, model: ModelShape) -> Lengths:
     )
 
 
-def _demo_if_planned(model: ModelShape) -> Path | None:
+def demo_if_planned(model: ModelShape) -> Path | None:
     """The demo's folder where the profile is of the demo, which a run without --model takes."""
     spec = load_spec(demo_model_dir())
     shape = shape_of(spec, model.dtype, DTYPE_BYTES.get(model.dtype, 0), model.name)

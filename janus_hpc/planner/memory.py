@@ -21,7 +21,10 @@ def attention_bytes(system: System, grid: Grid) -> Floats:
     weights = float(profile.model.attention_bytes)
     shared_by = np.ones(len(grid))
     if profile.hardware.cores_per_node:
-        shared_by = np.minimum(grid.num_attention, system.node_size).astype(np.float64)
+        # The last node may have fewer.
+        rest = grid.num_attention % system.node_size
+        few = np.minimum(grid.num_attention, system.node_size)
+        shared_by = np.where(rest > 0, rest, few).astype(np.float64)
     own: Floats = weights / shared_by + _buffers(system, system.max_step_tokens)
     return own
 

@@ -146,8 +146,9 @@ class Replanner:
         judged = self._judge(choice.grid(), done)
         assert judged.job_s is not None
         told_s = float(judged.job_s[0])
-        if measured.num_rows and 0 < told_s < np.inf:
-            self.ratios[choice.roles] = measured.seconds / told_s
+        if measured.num_tokens and 0 < told_s < np.inf:
+            before_ratio = self.ratios.get(choice.roles, measured.seconds / told_s)
+            self.ratios[choice.roles] = _mixed(before_ratio, measured.seconds, told_s)
 
     def decide(
         self,

@@ -15,7 +15,7 @@ from janus_hpc.planner.stage_costs import (
     nodes_of,
     rest_s,
 )
-from janus_hpc.planner.system import Floats, Grid, Ints, System
+from janus_hpc.planner.system import Bools, Floats, Grid, Ints, System
 
 # Legend: X candidates.
 
@@ -42,21 +42,29 @@ def step_times(
     """
     nodes = nodes_of(system, grid)
     tokens = np.maximum(np.asarray(batch, dtype=np.float64), 1.0)
-    best: StepTimes | None = None
+    # What colocated ranks run with, and steps that cannot be cut so often.
+    one = _with_microbatches(system, grid, nodes, tokens, 1, context)
+    best = one if 1 in system.microbatches else None
     for number in system.microbatches:
-        found = _with_microbatches(system, grid, nodes, tokens, number, context)
-        if best is None:
-            best = found
+        if number == 1:
             continue
-        is_better = (found.tpot_s < best.tpot_s) & ~grid.colocated & (tokens >= number)
-        best = StepTimes(
-            **{
-                name: np.where(is_better, getattr(found, name), getattr(best, name))
-                for name in StepTimes.__dataclass_fields__
-            }
-        )
+        found = _with_microbatches(system, grid, nodes, tokens, number, context)
+        can = ~grid.colocated & (tokens >= number)
+        # Where one is not asked for the first that can be had stands.
+        is_better = can if best is None else can & (found.tpot_s < best.tpot_s)
+        best = _merged(is_better, found, one if best is None else best)
     assert best is not None, f"{system.microbatches=}"
     return best
+
+
+def _merged(which: Bools, these: StepTimes, those: StepTimes) -> StepTimes:
+    """Candidate by candidate one or the other."""
+    return StepTimes(
+        **{
+            name: np.where(which, getattr(these, name), getattr(those, name))
+            for name in StepTimes.__dataclass_fields__
+        }
+    )
 
 
 def _with_microbatches(

@@ -88,7 +88,7 @@ def profile(
     world = start_world(env)
 
     from janus_hpc.comm.guard import guard
-    from janus_hpc.engine.device import choose_device_kind
+    from janus_hpc.engine.device import agree_on_device
     from janus_hpc.engine.measure.effort import FULL, QUICK
     from janus_hpc.engine.measure.measure import measure_profile
 
@@ -100,7 +100,7 @@ def profile(
             spec,
             name=name,
             dtype=dtype,
-            device_kind=choose_device_kind(device),
+            device_kind=agree_on_device(world, device),
             effort=QUICK if quick else FULL,
             timeout_s=timeout,
             max_context=max_context,

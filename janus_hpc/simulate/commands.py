@@ -81,7 +81,9 @@ def simulate(env: LaunchEnv, /, json_to: str | None, plot_to: Path | None, **giv
     from janus_hpc.simulate.run import run_batches, run_demand
 
     made = (
-        run_batches(given, env.cache_dir) if given["batches"] else run_demand(given, env.cache_dir)
+        run_batches(given, env.cache_dir)
+        if given["batches"] is not None
+        else run_demand(given, env.cache_dir)
     )
     # Standard output is the JSON's alone where it goes there.
     click.echo(made.text, err=json_to == "-")

@@ -150,6 +150,9 @@ def _stretch(shape_T: Floats, noise_T: Floats, peak_ratio: float) -> Floats:
         found: Floats = _FLOOR + (peak_ratio - _FLOOR) * part
         return found
 
+    if rates(0.0).mean() < 1:
+        # So flat a demand has no room for noise.
+        noise_T = np.ones(len(share_T))
     low, high = 0.0, 1.0
     while rates(high).mean() > 1:
         high *= 2

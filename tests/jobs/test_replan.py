@@ -157,3 +157,4 @@ def test_an_slo_that_no_split_meets_names_the_nearest(folder: Path) -> None:
     asked = ["--profile", "profile.json", "--slo-tpot-ms", "0.0001", "-o", "no.h5"]
     done = run_janus(2, "infer", "rows.jsonl", *asked, cwd=folder, check=2)
     assert re.search(r"no split of 2 ranks meets it; the nearest is \S+, with \S+ ms", done.stderr)
+    assert not (folder / "no.h5.run").exists()

@@ -59,11 +59,9 @@ class Plain:
         return value * max(sharing / max(known[-1], cores), 1.0) if cores else value
 
     def tpot(self, c: Candidate, batch: int, context: float | None = None) -> float:
-        return min(
-            self.with_microbatches(c, max(batch, 1), m, context)
-            for at, m in enumerate(self.system.microbatches)
-            if at == 0 or (m <= batch and not c.colocated)
-        )
+        asked = self.system.microbatches
+        able = [m for m in asked if m == 1 or (m <= batch and not c.colocated)] or [1]
+        return min(self.with_microbatches(c, max(batch, 1), m, context) for m in able)
 
     def with_microbatches(self, c: Candidate, tokens: int, m: int, context: float | None) -> float:
         system, profile = self.system, self.system.attention
@@ -172,7 +170,8 @@ class Plain:
         row = 4 * (model.row_bytes + 8 * model.hidden)
         shared = 1
         if system.attention.hardware.cores_per_node:
-            shared = min(c.n_a, system.node_size)
+            # As many as the emptiest node has.
+            shared = c.n_a % system.node_size or min(c.n_a, system.node_size)
         attention = model.attention_bytes / shared + row * system.max_step_tokens
         tokens = b * system.context.mean + 2.33 * system.context.std * math.sqrt(b)
         attention += tokens * model.kv_bytes

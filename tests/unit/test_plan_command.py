@@ -276,6 +276,8 @@ def test_without_a_link_between_nodes_plans_stay_inside_one(folder: Path) -> Non
 def test_the_script_and_the_map_are_not_written_over(folder: Path, tmp_path: Path) -> None:
     emit = (*RATE, "--no-baselines", "--emit", "slurm", "-o", tmp_path / "out")
     assert call(folder, *emit).exception is None
+    # The profile is of no folder's model: whoever submits names it.
+    assert '--model "${JANUS_MODEL:?' in (tmp_path / "out" / "janus-plan.sbatch").read_text()
     script = (tmp_path / "out" / "janus-plan.sbatch").read_text()
     assert "--split 1a6e" in script and "#SBATCH --gpus-per-node=7" in script
     assert "--gpu-bind=none" in script

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls as scipy_nnls
 
+from janus_hpc.engine.measure.attention import AttentionTimes
 from janus_hpc.engine.measure.fit import fit_layer, fit_linear, nnls
+from janus_hpc.engine.measure.fits import Fitted, fit_attention
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -60,3 +62,23 @@ def test_few_points_do_not_break_it() -> None:
     costs, fit = fit_layer(np.array([1.0]), np.array([64.0]), np.array([2e-3]))
     assert fit.fitted_s == pytest.approx([2e-3])
     assert costs.c_0 + costs.alpha + costs.c_kv > 0
+
+
+def test_one_time_that_came_out_as_nothing_does_not_erase_the_rest() -> None:
+    """Times outside the layers are differences of noisy ones, and may come out as 0."""
+    times = [
+        AttentionTimes(
+            batch=b, context=64, sparse_s=1e-3, dense_s=0.0, head_s=head_s, steps_s=(1e-3,)
+        )
+        for b, head_s in (
+            (1, 1.0e-3),
+            (8, 1.1e-3),
+            (64, 1.6e-3),
+            (1, 0.0),
+            (8, 1.1e-3),
+            (64, 1.6e-3),
+        )
+    ]
+    costs = fit_attention(1, times, Fitted())
+    assert costs.head_0 + 64 * costs.head_1 == pytest.approx(1.6e-3, rel=0.5)
+    assert costs.head_0 > 2e-4

@@ -1,10 +1,13 @@
 """Re-planning between batches: what is learnt from a batch, and that splits change for a reason and do not flap."""
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
 
+from janus_hpc.engine.planned_split import read_work
+from janus_hpc.engine.row_input import RowInput
 from janus_hpc.planner.a_max_lookup import AMaxLookup, uniform_routing
 from janus_hpc.planner.profile_data import (
     AttentionCosts,
@@ -19,6 +22,7 @@ from janus_hpc.planner.profile_data import (
 from janus_hpc.planner.replan import Choice, Measured, Replanner
 from janus_hpc.planner.search import Workload
 from janus_hpc.planner.system import Context, Factors, System
+from janus_hpc.planner.workload import Lengths
 
 SHAPE = ModelShape(
     name="made up",
@@ -161,3 +165,45 @@ def test_an_slo_that_no_split_meets_is_said() -> None:
     planner.slo_s = 1e-9
     verdict = planner.decide(START, ANSWERING, 1, no_cost)
     assert verdict.choice is None and "SLO" in verdict.why
+
+
+def test_colocated_ranks_never_overlap_microbatches() -> None:
+    """Also where another number is asked for: the engine runs them with one."""
+    planner = replanner(apart=False)
+    work = Workload(num_rows=64, mean_prompt=8, mean_new=50)
+    for number in (2, 4):
+        forced = replace(planner.system, microbatches=(number,))
+        both = Choice(num_attention=4, num_expert=4, num_slots=4, colocated=True)
+        split = replace(both, num_expert=4, colocated=False)
+        for choice, overlaps in ((both, False), (split, True)):
+            plain = planner.predict(choice, 64, 20.0)
+            asked = replace(planner, system=forced).predict(
+                replace(choice, microbatches=number), 64, 20.0
+            )
+            assert (asked.tpot_s != plain.tpot_s) == overlaps
+        best = replace(planner, system=forced).best(work)
+        assert best is not None and best[0].microbatches == (1 if best[0].colocated else number)
+
+
+def test_one_stalled_batch_does_not_decide_for_ever() -> None:
+    planner = replanner()
+    usual = measured(planner, START, ANSWERING)
+    planner.learn(START, usual, ANSWERING)
+    before = planner.ratios[START.roles]
+    planner.learn(START, replace(usual, seconds=usual.seconds * 1e6), ANSWERING)
+    assert planner.ratios[START.roles] <= 20 * before
+    planner.learn(START, replace(usual, num_tokens=0, seconds=1e-9), ANSWERING)
+    assert planner.ratios[START.roles] > before / 2
+
+
+def test_a_row_with_several_answers_counts_as_several() -> None:
+    class Rows:
+        def lengths(self, rows: np.ndarray) -> Lengths:
+            count = 8 * len(rows)
+            return Lengths(
+                prompts=[5.0] * count, answers=[7.0] * count, num_sequences=count, how=""
+            )
+
+    work = read_work(cast(RowInput, Rows()), np.arange(1000))
+    assert work == Workload(num_rows=8000, mean_prompt=5.0, mean_new=7.0)
+    assert read_work(cast(RowInput, Rows()), np.arange(0)).num_rows == 0

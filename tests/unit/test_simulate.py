@@ -301,3 +301,19 @@ def test_the_command_loads_no_torch() -> None:
         " standalone_mode=False); assert not {'torch', 'mpi4py', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100, stdout=subprocess.DEVNULL)
+
+
+def test_no_batch_sizes_are_refused() -> None:
+    asked = ["--profile", "h100", "--shape", "deepseek-v2", "--slo-tpot-ms", "60"]
+    asked += ["--context", "144", "--max-ranks", "8", "--batches", ""]
+    done = CliRunner().invoke(cli, ["simulate", *asked], obj=read_launch())
+    assert isinstance(done.exception, UsageError) and "--batches ''" in str(done.exception)
+
+
+def test_a_demand_that_is_nearly_flat_has_its_mean() -> None:
+    for ratio in (1.02, 1.1):
+        demand = built_in(
+            "diurnal", mean_rate=100.0, peak_ratio=ratio, hours=24, interval_s=900, seed=0
+        )
+        assert demand.rates_T.mean() == pytest.approx(100.0)
+        assert demand.rates_T.max() == pytest.approx(100.0 * ratio)

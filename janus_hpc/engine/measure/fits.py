@@ -18,6 +18,8 @@ from janus_hpc.planner.profile_data import (
     Point,
 )
 
+# Of the median of such times.
+_LEAST_SHARE = 0.2
 NO_LAYER = LayerCosts(c_a=0.0, c_0=0.0, alpha=0.0, c_kv=0.0)
 
 
@@ -49,10 +51,10 @@ def fit_attention(
         if not seconds.any():
             layers.append(NO_LAYER)
             continue
-        costs, fit = fit_layer(batch, context, seconds)
+        costs, fit = fit_layer(batch, context, _sound(seconds))
         fitted.add(f"attention.{num_sharing}.{kind}", at, seconds.tolist(), fit)
         layers.append(costs)
-    head = _column(its.head_s for its in times)
+    head = _sound(_column(its.head_s for its in times))
     fit = fit_linear(np.stack([np.ones(len(batch)), batch], axis=1), head)
     fitted.add(f"attention.{num_sharing}.head", at, head.tolist(), fit)
     return AttentionCosts(
@@ -62,6 +64,14 @@ def fit_attention(
         head_0=fit.coefs[0],
         head_1=fit.coefs[1],
     )
+
+
+def _sound(seconds: Floats) -> Floats:
+    """Differences of noisy times: what came out as next to nothing would count above all else in a fit of relative
+    errors.
+    """
+    found: Floats = np.maximum(seconds, _LEAST_SHARE * np.median(seconds))
+    return found
 
 
 def fit_experts(num_sharing: int, times: Sequence[ExpertTimes], fitted: Fitted) -> ExpertCosts:

@@ -26,6 +26,7 @@ from janus_hpc.engine.measure.fits import (
 )
 from janus_hpc.engine.measure.loading import checkpoint_rate, link_rate, message_costs
 from janus_hpc.engine.measure.rounds import round_times
+from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.planner.profile_data import Hardware, LoadRates, Profile, shape_of
@@ -55,6 +56,12 @@ def measure_profile(
     left as they come: who computes next sets them. UsageError on all ranks, CommTimeout as for every wait.
     """
     torch_dtype: torch.dtype = getattr(torch, dtype)
+    # A sequence must outlast the passes.
+    least = effort.passes + 3
+    if spec.max_context < least:
+        raise UsageError(
+            f"{name}: has {spec.max_context} positions, too few to measure: expected {least}"
+        )
     bed = make_bed(
         world,
         env,
@@ -63,7 +70,7 @@ def measure_profile(
         device_kind=device_kind,
         effort=effort,
         timeout_s=timeout_s,
-        max_context=max_context or spec.max_context,
+        max_context=max(max_context or spec.max_context, least),
     )
     attention, experts = _stage_times(bed)
     rounds, join_s = round_times(bed, timeout_s)
@@ -90,6 +97,9 @@ def measure_profile(
         points=tuple(fitted.points),
     )
     bed.free()
+    del bed
+    if device_kind == "cuda":
+        torch.cuda.empty_cache()
     # Clocks and hosts differ: the first rank's word counts.
     agreed: Profile = world.bcast(profile)
     return agreed
