@@ -1,4 +1,4 @@
-"""Prints rows that change character midway: 64 short prompts with long answers, then 64 long ones with short answers."""
+"""Prints rows that change character midway: 64 short prompts with long answers, then 64 long with short ones."""
 
 import json
 from collections.abc import Iterator
