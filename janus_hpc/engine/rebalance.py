@@ -12,7 +12,7 @@ from janus_hpc.kernels.native.balance_library import BalanceLibrary
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.placement.moves import aligned
 from janus_hpc.placement.placement import Placement
-from janus_hpc.planner.a_max_table import layer_a_max
+from janus_hpc.planner.a_max import layer_a_max
 from janus_hpc.routing.trace import RoutingTrace
 
 # A new placement is taken where the predicted a_max falls by at least this part: moving experts costs time,

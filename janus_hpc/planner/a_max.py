@@ -14,6 +14,8 @@ import numpy.typing as npt
 from janus_hpc.kernels.assign import assign, nth_host
 from janus_hpc.kernels.native.balance_library import BalanceLibrary
 from janus_hpc.kernels.slot_lists import SlotLists
+from janus_hpc.placement.placement import Placement
+from janus_hpc.routing.trace import RoutingTrace
 
 # Legend: W routes of a window, N tokens of a draw, K choices a token, D draws, E experts.
 
@@ -101,6 +103,26 @@ def a_max_bound(shares_E: npt.NDArray[np.float64], lists: SlotLists, batch: int)
     num_primaries = int(np.bincount(lists.primary, minlength=lists.num_ranks).max())
     mean = float(expected_R.max())
     return min(num_primaries, mean + math.sqrt(2.0 * mean * math.log(lists.num_ranks))) + 1.0
+
+
+def layer_a_max(
+    trace: RoutingTrace,
+    placement: Placement,
+    layer_index: int,
+    batches: Sequence[int],
+    policy: str,
+    library: BalanceLibrary | None,
+    seed: int = 0,
+) -> list[AMax]:
+    """One layer's a_max for each batch size; empty where the trace has no routes of that layer."""
+    routes_WK = trace.routes_NK(layer_index)
+    if not len(routes_WK):
+        return []
+    lists = SlotLists(placement.slots_LRC[layer_index].tolist(), trace.num_experts)
+    return [
+        simulate_a_max(routes_WK, lists, batch, policy=policy, library=library, seed=seed)
+        for batch in batches
+    ]
 
 
 def _draw(

@@ -14,7 +14,6 @@ from janus_hpc.kernels.slot_lists import SlotLists
 from janus_hpc.bench.balance import dealt_placement, random_placement
 from janus_hpc.bench.exact_balance import exact_a_max
 from janus_hpc.planner.a_max import a_max_bound, a_max_of_draws, simulate_a_max
-from janus_hpc.planner.a_max_table import a_max_table
 from janus_hpc.routing.trace import RoutingTrace
 
 
@@ -129,21 +128,3 @@ def trace_of(routes_LWK: np.ndarray, num_experts: int) -> RoutingTrace:
         num_routes_L=np.full(num_layers, window),
         routes_LWK=routes_LWK,
     )
-
-
-def test_the_table_has_every_layer_and_is_read_between_its_points(library: BalanceLibrary) -> None:
-    routes_LWK = np.stack([uniform_routes(200, 16, 2, seed) for seed in (1, 2)])
-    table = a_max_table(
-        trace_of(routes_LWK, 16),
-        expert_ranks=[4, 2, 1],
-        num_slots=8,
-        batches=[64, 4, 16],
-        library=library,
-    )
-    assert table.expert_ranks == (1, 2, 4) and table.batches == (4, 16, 64)
-    assert np.isnan(table.mean_LRB[:, 0]).all(), "one rank of 8 slots cannot hold 16 experts"
-    assert np.all(np.diff(table.mean_LRB[:, 1:], axis=2) >= 0), "more tokens activate more experts"
-    assert np.all(table.mean_LRB[:, 2] <= table.mean_LRB[:, 1]), "more ranks hold fewer each"
-    between = table.a_max_L(2, 8)
-    assert np.allclose(between, (table.mean_LRB[:, 1, 0] + table.mean_LRB[:, 1, 1]) / 2)
-    assert np.allclose(table.a_max_L(4, 10**6), table.mean_LRB[:, 2, 2])

@@ -118,7 +118,7 @@ def test_light_packages_do_not_need_torch_or_mpi(package: str) -> None:
             assert not heavy & {its.split(".")[0] for its in imports(path)}, name
 
 
-@pytest.mark.parametrize("module", ["planner.a_max_table", "routing.trace_file", "results.verify"])
+@pytest.mark.parametrize("module", ["planner.a_max_lookup", "routing.trace_file", "results.verify"])
 def test_what_needs_no_torch_does_not_load_it(module: str) -> None:
     code = f"import sys, janus_hpc.{module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
