@@ -98,7 +98,16 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Literal["auto", "never"],
         Help(description="whether the planner may let ranks do attention and experts"),
     ] = "auto"
-    trace: Annotated[str | None, Help(description="also write the routing trace here")] = None
+    routing_trace: Annotated[str | None, Help(description="also write the routing trace here")] = (
+        None
+    )
+    trace: Annotated[
+        str | None,
+        Help(description="write a timeline of all ranks here, for Perfetto or chrome://tracing"),
+    ] = None
+    shard: Annotated[
+        str, Help(description="answer only part K of N of the rows, e.g. 2/3 (default: all)")
+    ] = ""
     microbatches: Annotated[
         Literal["auto", "1", "2", "3", "4"],
         Help(description="parts of a step under way at once; auto measures"),
@@ -128,6 +137,19 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     retry_failed: Annotated[
         bool, Help(description="on resume, compute rows again that ended in an error")
     ] = False
+    drain_s: Annotated[
+        float,
+        Help(
+            description="stop so long before the Slurm job's end, at most a tenth of its time", ge=0
+        ),
+    ] = 120.0
+    stall_s: Annotated[
+        float,
+        Help(description="end the job where no rank gets on for so long (0: never)", ge=0),
+    ] = 300.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Help(description="least that is logged")
+    ] = "info"
     comm_timeout_s: Annotated[float, Help(description="longest wait for a peer, seconds", gt=0)] = (
         600.0
     )
@@ -137,7 +159,7 @@ def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
     Relative `prompts`, `model`, `exchange_table`, `placement_from` and `profile` in a job file are relative to
-    the job file (a profile that is a bare name is a shipped one), `output` and `trace` to the working folder.
+    the job file (a profile that is a bare name is a shipped one), `output` and traces to the working folder.
     Errors: UsageError naming file and key; an unknown key lists the valid ones.
     """
     values: dict[str, Any] = {} if job is None else _read_job(job)

@@ -85,11 +85,34 @@ class SampleResult(msgspec.Struct, kw_only=True):
     token_times_s: list[float] = []
 
 
+class SampleProgress(msgspec.Struct, kw_only=True):
+    """The tokens that one of a row's answers has so far, as in `SampleResult`."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs]
+    token_times_s: list[float]
+
+
+class RowProgress(msgspec.Struct, kw_only=True):
+    """A row in flight when its run was stopped: what a later launch goes on from.
+
+    `elapsed_s`: since the row was admitted, the time between launches left out.
+    """
+
+    index: int
+    samples: list[SampleProgress]
+    elapsed_s: float
+
+
 class RowResult(msgspec.Struct, kw_only=True):
-    """All that came of one row: what a journal record holds. An error row has no samples."""
+    """All that came of one row: what a journal record holds. An error row has no samples.
+
+    `finished_at_unix_s` is when it was finished, in seconds since 1970; 0 where unknown.
+    """
 
     index: int
     id: str
     prompt_token_ids: list[int]
     samples: list[SampleResult]
     error: RowError | None = None
+    finished_at_unix_s: float = 0.0

@@ -90,6 +90,27 @@ _SLURM_FIELDS = (
     "SLURM_SUBMIT_DIR",
 )
 
+# What else decides how a run goes, for `doctor`: other libraries read these, this package does not.
+_SETTINGS = (
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_VISIBLE_DEVICES",
+    "HDF5_USE_FILE_LOCKING",
+    "OMP_NUM_THREADS",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "RAPIDS_LIBUCX_PREFER_SYSTEM_LIBRARY",
+    "ROCR_VISIBLE_DEVICES",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_GPUS_ON_NODE",
+    "SLURM_GPUS_PER_TASK",
+    "SLURM_GPU_BIND",
+    "SLURM_NTASKS",
+    "SLURM_STEP_NUM_NODES",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_TASKS_PER_NODE",
+    "SLURM_TRES_BIND",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchEnv:
@@ -97,7 +118,9 @@ class LaunchEnv:
     them).
 
     `launcher` is a name of the table or "none". `num_cpus` counts the CPUs this process may run on.
-    `slurm` holds the job's fields for provenance, lower case without the prefix; {} outside Slurm.
+    `job_end_unix_s`: when Slurm will end the job, None where it does not say. `slurm` holds the
+    job's fields for provenance, lower case without the prefix; {} outside Slurm. `ucx_settings` are
+    the UCX_* variables, `settings` those that other libraries and Slurm read, by their own names.
     """
 
     launcher: str = "none"
@@ -107,10 +130,12 @@ class LaunchEnv:
     num_local: int | None = None
     job_id: str = ""
     omp_threads: int | None = None
+    job_end_unix_s: float | None = None
     num_cpus: int = 1
     cache_dir: Path = Path()
     slurm: dict[str, str] = field(default_factory=dict)
     ucx_settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +165,12 @@ def read_launch(environ: Mapping[str, str] | None = None) -> LaunchEnv:
         num_local=_number(environ, found.num_local) if found else None,
         job_id=environ.get("SLURM_JOB_ID", ""),
         omp_threads=_omp_threads(environ),
+        job_end_unix_s=_number(environ, "SLURM_JOB_END_TIME"),
         num_cpus=len(os.sched_getaffinity(0)),
         cache_dir=_cache_dir(environ),
         slurm=slurm,
         ucx_settings={name: value for name, value in environ.items() if name.startswith("UCX_")},
+        settings={name: environ[name] for name in _SETTINGS if name in environ},
     )
 
 

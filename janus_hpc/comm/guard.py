@@ -3,6 +3,8 @@
 Knows how a rank is named and how an error ends a program, nothing of what was being done.
 """
 
+import os
+import signal
 import sys
 import threading
 import time
@@ -15,6 +17,8 @@ from janus_hpc.errors import ExitCode, JanusError
 
 # How long a launcher gets to forward a last message.
 FORWARD_S = 0.3
+# How long MPI_Abort may take before this process just exits.
+ABORT_LIMIT_S = 10.0
 
 
 @contextmanager
@@ -30,18 +34,45 @@ def guard(world: World) -> Iterator[None]:
     threading.excepthook = lambda args: _end(world, args.exc_value or SystemError("unknown"))
     try:
         yield
-        # Ranks that are done wait here with yields; the wait in MPI_Finalize would spin.
-        world.barrier()
+        leave_together(world)
     except JanusError as error:
         if error is not world.agreed_error and world.world_size > 1:
             _end(world, error)
         if world.world_rank == 0:
             print(f"janus-hpc: {error}", file=sys.stderr, flush=True)
+        leave_together(world)
         sys.exit(int(error.exit_code))
     except (KeyboardInterrupt, Exception) as error:
         _end(world, error)
     finally:
         threading.excepthook = previous
+
+
+def leave_together(world: World) -> None:
+    """Wait until every rank is about to exit; from here on only SIGKILL ends one early. Collective over the world.
+
+    Ranks exit some milliseconds apart, and at the first code other than 0 `srun --kill-on-bad-exit` sends the
+    others SIGTERM, whose 143 would then be the job's exit code in place of the one they agreed on.
+    """
+    if world.world_size > 1:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+    # Ranks that are done wait here with yields; the wait in MPI_Finalize would spin.
+    world.barrier()
+
+
+def end_from_thread(world: World, text: str, exit_code: int) -> None:
+    """End every rank from a thread that is not the one in MPI. Does not return."""
+    sys.stderr.write(f"[{world.label}] {text}\n")
+    sys.stderr.flush()
+    time.sleep(FORWARD_S)
+    # Where the abort hangs too, the launcher ends the others once this process is gone.
+    last_resort = threading.Timer(ABORT_LIMIT_S, os._exit, [exit_code])
+    last_resort.daemon = True
+    last_resort.start()
+    if world.abortable_by_threads:
+        world.abort(exit_code)
+    os._exit(exit_code)
 
 
 def _end(world: World, error: BaseException) -> None:
@@ -53,7 +84,7 @@ def _end(world: World, error: BaseException) -> None:
         exit_code, text = int(ExitCode.INTERRUPTED), "interrupted from the keyboard"
     else:
         text = "".join(traceback.format_exception(error)).rstrip()
-    where = f" {world.where}" if world.where else ""
+    where = f" {world.pulse.where}" if world.pulse.where else ""
     # One write, so that lines of several ranks do not mix.
     sys.stdout.flush()
     sys.stderr.write(f"[{world.label}]{where}: {text}\n")

@@ -10,6 +10,7 @@ from itertools import accumulate
 import torch
 
 from janus_hpc.comm.exchange import StepHeader
+from janus_hpc.comm.pulse import Waiting
 from janus_hpc.topology import Topology
 
 
@@ -48,10 +49,13 @@ class Peers:
         """This rank's place among the expert ranks."""
         return place_of(self.topology.expert_ranks, self.world_rank)
 
-    def waiting(self, what: str, world_ranks: Iterable[int]) -> str:
+    def waiting(self, what: str, world_ranks: Iterable[int]) -> Waiting:
         """Who waits for what and from whom, for messages."""
-        labels = ", ".join(self.topology.label(peer) for peer in world_ranks)
-        return f"{self.topology.label(self.world_rank)} waits for {what} from {labels}"
+        ranks = tuple(world_ranks)
+        labels = ", ".join(self.topology.label(peer) for peer in ranks)
+        return Waiting(
+            f"{self.topology.label(self.world_rank)} waits for {what} from {labels}", ranks
+        )
 
 
 class StepLayout:

@@ -18,7 +18,7 @@ from janus_hpc.comm.local import LocalExchange
 from janus_hpc.comm.objects import group_comm
 from janus_hpc.comm.plan.fabric import Kind
 from janus_hpc.comm.staged.make import GateRules, StagedOptions, make_staged_exchange
-from janus_hpc.comm.waits import WaitPolicy, make_policy
+from janus_hpc.comm.waits import WaitPolicy
 from janus_hpc.comm.world import World
 from janus_hpc.errors import UsageError
 from janus_hpc.topology import Topology
@@ -75,7 +75,7 @@ def make_exchange(
         num_microbatches=num_microbatches,
     )
     comm = group_comm(world.comm, active, _GROUP_TAG)
-    policy = make_policy(timeout_s, ranks_per_core=world.ranks_per_core)
+    policy = world.make_policy(timeout_s)
     if kind == "host":
         return HostExchange(comm, peers, sizes, policy, "asked for")
     why = _why(kind, topology, chosen_why)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from janus_hpc.comm.pulse import Waiting
 from janus_hpc.comm.waits import WaitPolicy, wait_request, wait_until
 
 
@@ -25,7 +26,7 @@ def barrier(
             meanwhile()
         return request.Test()
 
-    wait_until(is_over, policy, lambda: "waiting for all ranks at a barrier")
+    wait_until(is_over, policy, lambda: Waiting("waiting for all ranks at a barrier"))
 
 
 def allgather_objects(comm: MPI.Comm, value: object, policy: WaitPolicy) -> list[Any]:
@@ -81,7 +82,7 @@ def mpi_library_version() -> str:
 
 
 def _wait(request: MPI.Request, policy: WaitPolicy, peers: str) -> None:
-    wait_request(request, policy, lambda: f"waiting for objects from {peers}")
+    wait_request(request, policy, lambda: Waiting(f"waiting for objects from {peers}"))
 
 
 def _buffer_for(sizes: "np.ndarray[Any, np.dtype[np.int64]]") -> tuple[bytearray, list[int]]:

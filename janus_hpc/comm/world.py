@@ -17,6 +17,7 @@ from janus_hpc.comm.objects import (
     gather_objects,
     mpi_library_version,
 )
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.comm.waits import WaitPolicy, make_policy, shorten_sleeps
 from janus_hpc.errors import JanusError
 from janus_hpc.topology import Role, Topology
@@ -28,7 +29,7 @@ class World:
 
     `node_ids`, `hosts` and `local_ranks` have one entry a world rank; nodes count from 0 in the
     order of their lowest world rank. `num_cores` counts the CPUs that this node's ranks together
-    may run on. `label` names this rank in messages; `where` is free text, what it works on.
+    may run on. `label` names this rank in messages; `pulse` is what it works on.
     """
 
     comm: MPI.Intracomm
@@ -40,7 +41,7 @@ class World:
     num_cores: int
     policy: WaitPolicy
     label: str
-    where: str = ""
+    pulse: Pulse
     agreed_error: BaseException | None = field(default=None, init=False)
 
     @staticmethod
@@ -48,7 +49,8 @@ class World:
         """Take COMM_WORLD and learn which ranks share memory. Collective over the world."""
         comm = MPI.COMM_WORLD
         shorten_sleeps()
-        policy = make_policy(ranks_per_core=2)
+        pulse = Pulse()
+        policy = make_policy(ranks_per_core=2, pulse=pulse)
         # All ranks are inside MPI before the first blocking call, which then spins but briefly.
         barrier(comm, policy)
         node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
@@ -69,8 +71,9 @@ class World:
             hosts=hosts,
             local_ranks=local_ranks,
             num_cores=num_cores,
-            policy=make_policy(ranks_per_core=node_comm.size / num_cores),
+            policy=make_policy(ranks_per_core=node_comm.size / num_cores, pulse=pulse),
             label=f"rank {comm.rank}@{hostname}",
+            pulse=pulse,
         )
 
     @property
@@ -107,6 +110,10 @@ class World:
     def library_version(self) -> str:
         """The MPI library's name and version, one line."""
         return mpi_library_version()
+
+    def make_policy(self, timeout_s: float) -> WaitPolicy:
+        """How this rank waits for at most `timeout_s`."""
+        return make_policy(timeout_s, ranks_per_core=self.ranks_per_core, pulse=self.pulse)
 
     def topology(self, roles: Sequence[Role]) -> Topology:
         """The topology with these roles, one a world rank; from now on messages name the role."""
@@ -160,6 +167,11 @@ class World:
             message += f"; {len(failed)} of {len(reports)} ranks failed)"
         self.agreed_error = kind(message)
         raise self.agreed_error from error
+
+    @property
+    def abortable_by_threads(self) -> bool:
+        """Whether threads beside the main one may call MPI."""
+        return MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def abort(self, exit_code: int) -> None:
         """End every rank at once; mpirun then ends with this exit code."""

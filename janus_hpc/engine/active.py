@@ -6,7 +6,16 @@ Joins the batcher's, the sampler's and the results' views of a row; decides noth
 import time
 from dataclasses import dataclass, field
 
-from janus_hpc.core import FinishReason, Row, RowError, RowResult, SampleResult, TokenLogprobs
+from janus_hpc.core import (
+    FinishReason,
+    Row,
+    RowError,
+    RowProgress,
+    RowResult,
+    SampleProgress,
+    SampleResult,
+    TokenLogprobs,
+)
 from janus_hpc.rows.ids import row_key
 from janus_hpc.sampling.state import SampleState
 from janus_hpc.sampling.text import OutputTracker
@@ -33,6 +42,20 @@ class ActiveSample:
         if start >= size:
             return output[start - size : stop - size]
         return prompt[start:stop] + output[: max(0, stop - size)]
+
+    def restore(self, progress: SampleProgress) -> None:
+        """Take over the tokens that an earlier launch chose."""
+        for token_id in progress.token_ids:
+            self.finish_reason = self.tracker.push(token_id)
+        self.logprobs = list(progress.logprobs)
+        self.token_times_s = list(progress.token_times_s)
+
+    def progress(self) -> SampleProgress:
+        return SampleProgress(
+            token_ids=self.tracker.token_ids,
+            logprobs=self.logprobs,
+            token_times_s=self.token_times_s,
+        )
 
     def result(self) -> SampleResult:
         assert self.finish_reason is not None
@@ -81,6 +104,23 @@ class ActiveRow:
     def finished(self) -> bool:
         return all(sample.finish_reason is not None for sample in self.samples)
 
+    def restore(self, progress: RowProgress) -> None:
+        """Go on from what an earlier launch left; the time between launches does not count."""
+        self.admitted_s -= progress.elapsed_s
+        for sample, its in zip(self.samples, progress.samples, strict=True):
+            sample.restore(its)
+
+    def progress(self) -> RowProgress | None:
+        """What a later launch needs to go on; None where that is nothing, or computing anew is all one can do."""
+        has_error = any(its.finish_reason is FinishReason.ERROR for its in self.samples)
+        if has_error or not any(its.tracker.token_ids for its in self.samples):
+            return None
+        return RowProgress(
+            index=self.row.index,
+            samples=[its.progress() for its in self.samples],
+            elapsed_s=time.monotonic() - self.admitted_s,
+        )
+
     def result(self) -> RowResult:
         """The finished row. A sample whose logits were not finite makes the whole row an error row."""
         error = None
@@ -93,4 +133,5 @@ class ActiveRow:
             prompt_token_ids=self.prompt_token_ids,
             samples=[] if error else [sample.result() for sample in self.samples],
             error=error,
+            finished_at_unix_s=time.time(),
         )

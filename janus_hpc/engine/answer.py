@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from janus_hpc.comm.exchange import StepHeader
-from janus_hpc.core import RowResult
+from janus_hpc.core import RowProgress, RowResult
 from janus_hpc.engine.account import Account, BatchFacts, Reporter
 from janus_hpc.engine.border import Border
 from janus_hpc.engine.claims import RowIds
+from janus_hpc.engine.ending import Horizon
+from janus_hpc.engine.ending import is_last as is_last_step
 from janus_hpc.engine.parts import RunHooks
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.progress import Progress
@@ -22,18 +24,18 @@ from janus_hpc.results.journal import JournalWriter
 
 @dataclass(frozen=True)
 class Answered:
-    """`account` is None on all ranks but 0; `stopped`: rows are left, since a stop was asked for."""
+    """`account` is None on all ranks but 0; `stopped`: why rows are left, empty where none are."""
 
     account: Account | None
     seconds: float
-    stopped: bool
+    stopped: str
 
 
 def answer(plan: RunPlan, border: Border, stop: StopFlag, progress: Progress | None) -> Answered:
     """Answer all pending rows. Collective over the world."""
     started_s = time.monotonic()
     answering = _Answering(plan, border, stop, progress, started_s)
-    stopped = False
+    stopped = ""
     batches = plan.batches()
     num_left = sum(map(len, batches))
     try:
@@ -69,26 +71,30 @@ class _Answering:
         self._progress = progress
         self._started_s = started_s
         self._input = RowInput(plan)
+        self._horizon = Horizon.at(plan.drain_at_unix_s)
         self._reporter = Reporter()
         self._journal: JournalWriter | None = None
 
-    def run_batch(self, rows: RowIds, *, is_last: bool) -> bool:
-        """Whether rows are left because of a stop, the same on every rank. Collective over the world."""
+    def run_batch(self, rows: RowIds, *, is_last: bool) -> str:
+        """Why rows are left, empty where none are; the same on every rank. Collective over the world."""
         plan, border = self._plan, self._border
         border.check()
         hooks = RunHooks(
             make_rows=self._input.rows,
             record=self._open_journal(),
-            stop_asked=self._stop,
+            leave=self._leave,
+            stop_asked=self._must_stop,
+            horizon=self._horizon,
             on_step=partial(self._on_step, self._elsewhere(), is_last),
         )
         began_s = time.monotonic()
         part = border.part
-        headers = part.run(rows, hooks)
+        with border.setup.world.pulse.steps():
+            headers = part.run(rows, hooks)
         if part.joined.exchange is not None:
             part.joined.exchange.settle()
-        # A stop that comes with the last row changes nothing.
-        stopped = any(h.stop for h in headers) and not all(h.done for h in headers)
+        # A stop that comes with the last row changes nothing; parked ranks have no headers.
+        stopped = not all(h.done for h in headers)
         seconds = time.monotonic() - began_s
         if self._journal is not None:
             # At the next border this rank may turn to something else for a long time.
@@ -100,8 +106,8 @@ class _Answering:
         if self.account is not None and reports is not None:
             facts = _facts(border, len(rows), began_s - self._started_s, seconds)
             self.account.add(facts, reports)
-        # Parked ranks have no headers.
-        return any(border.setup.world.allgather(stopped))
+        reasons = border.setup.world.allgather((stopped, self._stop.signal_name))
+        return _why_stopped(reasons)
 
     def close(self) -> None:
         """Close what is open on this rank."""
@@ -118,6 +124,20 @@ class _Answering:
             self._journal = JournalWriter(plan.run_dir, plan.launch, own, plan.fingerprint)
         return self._journal.append
 
+    def _tell_pulse(self) -> None:
+        pulse, tallies = self._border.setup.world.pulse, self._border.part.tallies
+        pulse.num_steps += 1
+        pulse.attention_s = tallies.decoding.attention_s + tallies.mixed.attention_s
+        pulse.experts_s = tallies.decoding.experts_s + tallies.mixed.experts_s
+
+    def _must_stop(self) -> bool:
+        return self._stop() or self._horizon.is_over()
+
+    def _leave(self, rows: list[RowProgress]) -> None:
+        """Keep what rows in flight have, for the launch that resumes."""
+        if self._journal is not None:
+            self._journal.append_progress(rows)
+
     def _elsewhere(self) -> list[tuple[int, ...]]:
         """The counters of ranks that did attention in earlier batches and have no header in this one."""
         here = self._border.setup.topology.attention_ranks
@@ -129,11 +149,20 @@ class _Answering:
     ) -> None:
         if self._journal is not None:
             self._journal.maybe_sync(time.monotonic())
+        self._tell_pulse()
         if self._progress is not None:
-            ended = is_last and all(h.done for h in headers)
-            stopping = any(h.stop for h in headers)
-            state = "merging" if ended else "interrupted" if stopping else "running"
+            done = all(h.done for h in headers)
+            stopping = is_last_step(headers) and not done
+            state = "merging" if is_last and done else "interrupted" if stopping else "running"
             self._progress.update([*elsewhere, *(h.counters for h in headers)], state)
+
+
+def _why_stopped(reasons: list[tuple[bool, str]]) -> str:
+    """From every rank: whether rows are left, and the signal it got."""
+    if not any(stopped for stopped, _ in reasons):
+        return ""
+    signals = [f"{name} on world rank {rank}" for rank, (_, name) in enumerate(reasons) if name]
+    return signals[0] if signals else "the job's end is near"
 
 
 def _facts(border: Border, num_rows: int, began_s: float, seconds: float) -> BatchFacts:

@@ -12,9 +12,10 @@ import torch
 
 from janus_hpc.batcher import Batcher, Sequence, StepBatch, even_sizes
 from janus_hpc.comm.exchange import Exchange, StepHeader
-from janus_hpc.core import FinishReason, RowResult
+from janus_hpc.core import FinishReason, RowProgress, RowResult
 from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.engine.claims import ClaimQueue
+from janus_hpc.engine.ending import Horizon, is_last
 from janus_hpc.engine.interleave import Interleaved
 from janus_hpc.engine.order import exchange_order
 from janus_hpc.engine.tallies import StepSums, Tallies
@@ -51,9 +52,11 @@ class AttentionLoop:
         claims: ClaimQueue,
         rows: RowSource,
         record: Callable[[RowResult], None],
+        leave: Callable[[list[RowProgress]], None],
         while_away: Callable[[int, int], None],
         experts_busy_s: Callable[[], float],
         stop_asked: Callable[[], bool],
+        horizon: Horizon,
         on_step: Callable[[list[StepHeader]], None],
         note: Callable[[str], None],
         tallies: Tallies,
@@ -67,22 +70,29 @@ class AttentionLoop:
         self.claims = claims
         self.rows = rows
         self.record = record
+        self.leave = leave
         self.while_away = while_away
         self.experts_busy_s = experts_busy_s
         self.stop_asked = stop_asked
+        self.horizon = horizon
         self.on_step = on_step
         self.note = note
         self.tallies = tallies
+        self._num_admitted = self._tokens_admitted = 0
 
     def run(self) -> list[StepHeader]:
-        """Until every attention rank is done or a stop was agreed on. Returns the last step's headers."""
+        """Until every attention rank is done or a stop was agreed on. Returns the last step's headers.
+
+        At a stop `leave` is given the rows in flight that have tokens.
+        """
         while True:
             started_s = time.perf_counter()
             batch = self.batcher.next_step()
             headers = self.exchange.open_step(self._header(batch))
             opened_s = time.perf_counter() - started_s
             self.on_step(headers)
-            if all(h.done for h in headers) or any(h.stop for h in headers):
+            if is_last(headers):
+                self._leave()
                 return headers
             self._admit(self.claims.claim([h.want_rows for h in headers]))
             if any(h.num_tokens for h in headers):
@@ -97,10 +107,20 @@ class AttentionLoop:
             num_tokens=batch.num_tokens,
             microbatch_tokens=even_sizes(batch.num_tokens, self.num_microbatches),
             done=self.batcher.idle and left == 0,
-            want_rows=min(self.batcher.room(), left),
+            want_rows=min(self.batcher.room(), left) if self._takes_rows() else 0,
             stop=self.stop_asked(),
             counters=self.tallies.counters(len(self.batcher.running)),
         )
+
+    def _takes_rows(self) -> bool:
+        mean_tokens = self._tokens_admitted / max(self._num_admitted, 1)
+        return self.horizon.admits(self.tallies, mean_tokens)
+
+    def _leave(self) -> None:
+        in_flight = [*self.batcher.running, *self.batcher.waiting]
+        rows = dict.fromkeys(sequence.source.row for sequence in in_flight)
+        begun = [row.progress() for row in rows]
+        self.leave([its for its in begun if its is not None])
 
     def _admit(self, row_indices: list[int]) -> None:
         if not row_indices:
@@ -109,8 +129,11 @@ class AttentionLoop:
         for result in refused:
             self._finish_row(result)
         for row in active:
+            self._num_admitted += 1
+            self._tokens_admitted += row.row.params.max_tokens
             for sample in row.samples:
-                self.batcher.add(Sequence(sample))
+                if sample.finish_reason is None:
+                    self.batcher.add(Sequence(sample))
 
     def _compute(self, batch: StepBatch[ActiveSample]) -> StepSums:
         started_s, experts_s = time.perf_counter(), self.experts_busy_s()
@@ -158,6 +181,7 @@ class AttentionLoop:
 
     def _finish_sample(self, sequence: Sequence[ActiveSample], sample: ActiveSample) -> None:
         self.batcher.finish(sequence)
+        self.tallies.answer(len(sample.tracker.token_ids))
         if sample.row.finished:
             self._finish_row(sample.row.result())
 

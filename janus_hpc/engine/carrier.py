@@ -10,7 +10,8 @@ from torch import Tensor
 
 from janus_hpc.comm.links.link import Link, Transfer
 from janus_hpc.comm.links.make import make_link
-from janus_hpc.comm.waits import WaitPolicy, make_policy, wait_until
+from janus_hpc.comm.pulse import Waiting
+from janus_hpc.comm.waits import WaitPolicy, wait_until
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 
@@ -42,9 +43,9 @@ class Carrier:
             left[:] = [its for its in left if not its.is_done()]
             return not left
 
-        def describe() -> str:
+        def describe() -> Waiting:
             num_bytes = sum(its.num_bytes for its in left)
-            return f"{what()}: {len(left)} messages, {num_bytes} bytes"
+            return Waiting(f"{what()}: {len(left)} messages, {num_bytes} bytes")
 
         wait_until(all_done, self._policy, describe)
 
@@ -59,7 +60,7 @@ class Carrier:
 
 def make_carrier(world: World, config: RunConfig, ucx_settings: Mapping[str, str]) -> Carrier:
     """Connect all ranks of the world. Collective over it; UsageError as of `make_link`."""
-    policy = make_policy(config.comm_timeout_s, ranks_per_core=world.ranks_per_core)
+    policy = world.make_policy(config.comm_timeout_s)
     one_node = len(set(world.node_ids)) == 1
     link = make_link(
         world.comm,

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from janus_hpc.comm.exchange import Exchange, RoutedRows, StepHeader
+from janus_hpc.engine.ending import is_last
 from janus_hpc.engine.order import exchange_order
 from janus_hpc.engine.tallies import StepSums, Tallies
 from janus_hpc.experts.expert_model import ExpertModel
@@ -53,7 +54,7 @@ def run_expert(
     while True:
         headers = exchange.open_step(None, stop=stop_asked())
         on_step(headers)
-        if all(h.done for h in headers) or any(h.stop for h in headers):
+        if is_last(headers):
             return headers
         if not any(h.num_tokens for h in headers):
             continue

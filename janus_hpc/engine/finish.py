@@ -45,7 +45,9 @@ def finish_run(
     """
     if answered.stopped:
         if world.world_rank == 0:
-            log.warning("stopped by a signal; the same command resumes from %s", plan.run_dir)
+            log.warning(
+                "stopped (%s); the same command resumes from %s", answered.stopped, plan.run_dir
+            )
         return ExitCode.INTERRUPTED
     error: Exception | None = None
     code = ExitCode.OK
@@ -61,6 +63,14 @@ def finish_run(
     world.agree(error)
     agreed: ExitCode = world.bcast(code)
     return agreed
+
+
+def remove_run_dir(plan: RunPlan) -> None:
+    """The results are complete, and no rank writes into the folder any more. For world rank 0."""
+    try:
+        shutil.rmtree(plan.run_dir)
+    except OSError as error:
+        log.warning("the results are complete; could not remove %s: %s", plan.run_dir, error)
 
 
 def _merge(plan: RunPlan, account: Account, seconds: float, provenance: dict[str, Any]) -> ExitCode:
@@ -81,14 +91,12 @@ def _merge(plan: RunPlan, account: Account, seconds: float, provenance: dict[str
         provenance,
         stats=stats,
         chat=InputIndex.open(plan.index_path).chat,
+        first_row=plan.first_row,
+        stop_row=plan.stop_row,
     )
     _report(plan, report, account.tallies, seconds, time.monotonic() - started_s)
-    if plan.config.trace is not None:
-        _write_trace(plan, Path(plan.config.trace), account.trace)
-    try:
-        shutil.rmtree(plan.run_dir)
-    except OSError as error:
-        log.warning("the results are complete; could not remove %s: %s", plan.run_dir, error)
+    if plan.config.routing_trace is not None:
+        _write_trace(plan, Path(plan.config.routing_trace), account.trace)
     return ExitCode.ROWS_FAILED if report.num_failed else ExitCode.OK
 
 

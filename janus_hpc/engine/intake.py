@@ -3,9 +3,10 @@
 Runs on attention ranks; knows nothing of steps or of other ranks.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
-from janus_hpc.core import Row, RowError, RowResult
+from janus_hpc.core import Row, RowError, RowProgress, RowResult
 from janus_hpc.engine.active import ActiveRow
 from janus_hpc.rows.reader import RowReader
 from janus_hpc.sampling.errors import RowRejected
@@ -14,7 +15,9 @@ from janus_hpc.sampling.tokenizer import TextCodec
 
 
 class Intake:
-    """Reads rows by number. `capacity_tokens` is the most one sequence can have cached on this rank."""
+    """Reads rows by number. `capacity_tokens` is the most one sequence can have cached on this rank; `progress`
+    gives what an earlier launch left of a row.
+    """
 
     def __init__(
         self,
@@ -25,6 +28,7 @@ class Intake:
         max_context: int,
         capacity_tokens: int,
         seed: int,
+        progress: Callable[[int], RowProgress | None],
     ) -> None:
         self.reader = reader
         self.codec = codec
@@ -33,6 +37,7 @@ class Intake:
         self.max_context = max_context
         self.capacity_tokens = capacity_tokens
         self.seed = seed
+        self.progress = progress
 
     def admit(self, row_indices: Sequence[int]) -> tuple[list[ActiveRow], list[RowResult]]:
         """Rows that can run, and the results of those that cannot."""
@@ -58,7 +63,7 @@ class Intake:
                 f"prompt and answer may need {longest} cached tokens, this run's KV cache holds "
                 f"{self.capacity_tokens}; a larger --kv-memory or a smaller max_tokens helps",
             )
-        return ActiveRow(
+        active = ActiveRow(
             row,
             token_ids,
             self.codec,
@@ -67,8 +72,19 @@ class Intake:
             self.max_context,
             self.seed,
         )
+        begun = self.progress(row.index)
+        if begun is not None:
+            active.restore(begun)
+        return active
 
 
 def error_result(row: Row, error: RowError) -> RowResult:
     """What is recorded of a row without an answer."""
-    return RowResult(index=row.index, id=row.id, prompt_token_ids=[], samples=[], error=error)
+    return RowResult(
+        index=row.index,
+        id=row.id,
+        prompt_token_ids=[],
+        samples=[],
+        error=error,
+        finished_at_unix_s=time.time(),
+    )

@@ -12,11 +12,12 @@ import torch
 
 from janus_hpc.batcher import Batcher
 from janus_hpc.comm.exchange import Exchange, StepHeader
-from janus_hpc.core import RowResult
+from janus_hpc.core import RowProgress, RowResult
 from janus_hpc.engine.active import ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop, RowSource
 from janus_hpc.engine.claims import ClaimQueue, RowIds
 from janus_hpc.engine.crossing import CostSource, choose_crossing
+from janus_hpc.engine.ending import NO_HORIZON, Horizon
 from janus_hpc.engine.expert_loop import run_expert, serve_layer
 from janus_hpc.engine.held import Held
 from janus_hpc.engine.join import Joined, Loaded, join, rejoin
@@ -32,12 +33,16 @@ from janus_hpc.models.attention_model import AttentionModel
 
 @dataclass(frozen=True, kw_only=True)
 class RunHooks:
-    """What the run's surroundings provide. `make_rows` gets the most tokens one sequence may have cached."""
+    """What the run's surroundings provide. `make_rows` gets the most tokens one sequence may have cached; `leave`
+    the rows in flight at a stop.
+    """
 
     make_rows: Callable[[int], RowSource]
     record: Callable[[RowResult], None]
     stop_asked: Callable[[], bool]
     on_step: Callable[[list[StepHeader]], None]
+    leave: Callable[[list[RowProgress]], None] = lambda rows: None
+    horizon: Horizon = NO_HORIZON
 
 
 class Part(Protocol):
@@ -92,14 +97,13 @@ class ExpertPart:
         self.experts = experts
 
     def run(self, rows: RowIds, hooks: RunHooks) -> list[StepHeader]:
-        note = _noter(self.setup)
         with torch.inference_mode():
             return run_expert(
                 self.exchange,
                 self.experts,
                 self.joined.microbatches.num,
                 hooks.stop_asked,
-                note,
+                self.setup.world.pulse.beat,
                 hooks.on_step,
                 self.tallies,
             )
@@ -148,11 +152,13 @@ class AttentionPart:
             claims=ClaimQueue(rows, role_rank),
             rows=hooks.make_rows(batcher.capacity_tokens),
             record=hooks.record,
+            leave=hooks.leave,
             while_away=self.while_away,
             experts_busy_s=partial(_busy_s, self.loaded.experts),
             stop_asked=hooks.stop_asked,
+            horizon=hooks.horizon,
             on_step=hooks.on_step,
-            note=_noter(self.setup),
+            note=self.setup.world.pulse.beat,
             tallies=self.tallies,
         )
         with torch.inference_mode():
@@ -278,10 +284,3 @@ def _serve_own(
 
 def _busy_s(experts: ExpertModel | None) -> float:
     return 0.0 if experts is None else experts.busy_s
-
-
-def _noter(setup: EngineSetup) -> Callable[[str], None]:
-    def note(where: str) -> None:
-        setup.world.where = where
-
-    return note

@@ -15,6 +15,7 @@ from janus_hpc.engine.decision import Assignment, BorderDecision, Prediction
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.placement.placement import Placement
 from janus_hpc.planner.profile_data import Profile
+from janus_hpc.results.done import InFlight
 from janus_hpc.topology import Role, Split
 
 
@@ -43,6 +44,8 @@ class RunProfile:
 class RunPlan:
     """Everything ranks must agree on. `done` is a bit-packed array: 1 for rows with nothing left to do.
 
+    Of the input's `num_rows`, rows `first_row` to `stop_row` - 1 are this run's. `in_flight`: rows that an earlier
+    launch left unfinished. `drain_at_unix_s`: when to stop, None where nothing limits the job.
     `turns`: the splits that batches take in turn, empty where the first one stays or a planner decides.
     `room_bytes`: as in `Allocation`.
     """
@@ -68,6 +71,10 @@ class RunPlan:
     fingerprint: bytes
     fingerprint_fields: dict[str, str | int | float | bool | None]
     num_rows: int
+    first_row: int
+    stop_row: int
+    in_flight: tuple[InFlight, ...]
+    drain_at_unix_s: float | None
     num_resumed: int
     num_failed: int
     done: bytes
@@ -84,6 +91,11 @@ class RunPlan:
         """What was decided for the first batch."""
         why = f"split {self.split} ({self.split_why}), {self.placement.kind} placement"
         return BorderDecision(why=f"{why} ({self.placement.why})", prediction=self.prediction)
+
+    @property
+    def num_own_rows(self) -> int:
+        """Rows that this run answers, finished ones included."""
+        return self.stop_row - self.first_row
 
     def pending_rows(self) -> RowIds:
         """Indices of the rows still to compute, ascending; the same on every rank."""

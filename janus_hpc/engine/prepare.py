@@ -22,9 +22,11 @@ import janus_hpc
 from janus_hpc.config import RunConfig, parse_bytes
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.decision import Assignment
+from janus_hpc.engine.ending import drain_at
 from janus_hpc.engine.placing import choose_placement, expert_nodes
 from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.row_input import row_defaults
+from janus_hpc.engine.shard import shard_rows
 from janus_hpc.errors import ModelError, UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.models.registry import ignored_tensors, load_spec
@@ -126,18 +128,20 @@ def _decide(
     held.enter_context(run_lock(run_dir))
     index_path = run_dir / "index.bin"
     index = build_index(prompts, index_path)
+    rows = shard_rows(config.shard, index.num_rows)
     if config.strict:
         _refuse_bad_rows(prompts, index, config)
-    fields = _fingerprint_fields(config, index, model_dir, dtype, max_context)
+    fields = _fingerprint_fields(config, index, rows, model_dir, dtype, max_context)
     if output.exists() and not config.overwrite:
         return _already_complete(config, output, fields, run_dir)
-    if config.trace is not None:
-        _check_trace_file(Path(config.trace), (output, prompts), config.overwrite)
+    _check_traces(config, (output, prompts))
     if config.fresh:
         _discard(run_dir)
     manifest, launch = start_launch(run_dir, fields, _launch_info(config, env, allocation.hosts))
     digest = fingerprint_bytes(fields)
     done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
+    is_done = np.ones(index.num_rows, np.bool_)
+    is_done[rows.start : rows.stop] = done.done[rows.start : rows.stop]
     return RunPlan(
         config=config,
         spec=spec,
@@ -160,10 +164,20 @@ def _decide(
         fingerprint=digest,
         fingerprint_fields=fields,
         num_rows=index.num_rows,
+        first_row=rows.start,
+        stop_row=rows.stop,
+        in_flight=done.in_flight,
+        drain_at_unix_s=_drain_at(config, env),
         num_resumed=done.num_done,
         num_failed=done.num_failed,
-        done=np.packbits(done.done).tobytes(),
+        done=np.packbits(is_done).tobytes(),
     )
+
+
+def _drain_at(config: RunConfig, env: LaunchEnv) -> float | None:
+    if env.job_end_unix_s is None:
+        return None
+    return drain_at(env.job_end_unix_s, time.time(), config.drain_s)
 
 
 def choose_split(text: str, spec: ModelSpec, num_ranks: int) -> tuple[Split, str]:
@@ -245,19 +259,27 @@ def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence
         )
 
 
-def _check_trace_file(path: Path, others: Sequence[Path], overwrite: bool) -> None:
-    """Before the run: its trace can be written, and takes no other file's place."""
-    check_replaceable(path, "--trace")
+def _check_traces(config: RunConfig, others: Sequence[Path]) -> None:
+    """Before the run: its traces can be written, and take no other file's place."""
+    taken = list(others)
+    for name, given in (("--routing-trace", config.routing_trace), ("--trace", config.trace)):
+        if given is not None:
+            _check_trace_file(Path(given), name, taken, config.overwrite)
+            taken.append(Path(given))
+
+
+def _check_trace_file(path: Path, name: str, others: Sequence[Path], overwrite: bool) -> None:
+    check_replaceable(path, name)
     if path.resolve() in [its.resolve() for its in others]:
-        raise UsageError(f"--trace {path}: is the run's results or prompts file; name another")
+        raise UsageError(f"{name} {path}: is another file of this run; name another")
     if path.exists() and not overwrite:
-        raise UsageError(f"--trace {path} exists; name another file, or give --overwrite")
+        raise UsageError(f"{name} {path} exists; name another file, or give --overwrite")
     probe = path.with_name(f".probe-{os.getpid()}")
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"--trace {path}: cannot write there: {error.strerror}") from error
+        raise UsageError(f"{name} {path}: cannot write there: {error.strerror}") from error
 
 
 def _check_writable(output: Path, run_dir: Path) -> None:
@@ -281,12 +303,19 @@ def _refuse_bad_rows(prompts: Path, index: InputIndex, config: RunConfig) -> Non
 
 
 def _fingerprint_fields(
-    config: RunConfig, index: InputIndex, model_dir: Path, dtype: str, max_context: int
+    config: RunConfig,
+    index: InputIndex,
+    rows: range,
+    model_dir: Path,
+    dtype: str,
+    max_context: int,
 ) -> dict[str, str | int | float | bool | None]:
     """What an answer depends on: two runs with equal fields may share finished rows."""
     return {
         "input_sha256": index.sha256,
         "num_rows": index.num_rows,
+        "first_row": rows.start,
+        "stop_row": rows.stop,
         "model_sha256": fingerprint(model_dir),
         "dtype": dtype,
         "max_context": max_context,

@@ -6,10 +6,12 @@ from functools import cached_property
 from pathlib import Path
 
 from janus_hpc.config import RunConfig
-from janus_hpc.core import SamplingParams
+from janus_hpc.core import RowProgress, SamplingParams
 from janus_hpc.engine.intake import Intake
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.planner.workload import Lengths
+from janus_hpc.results.done import InFlight
+from janus_hpc.results.scan import read_progress
 from janus_hpc.rows.index import InputIndex
 from janus_hpc.rows.reader import RowReader
 from janus_hpc.sampling.eos import load_eos_token_ids
@@ -41,6 +43,7 @@ class RowInput:
             plan.max_context,
             capacity_tokens,
             plan.config.seed,
+            self._progress,
         )
 
     def lengths(self, row_indices: Iterable[int]) -> Lengths:
@@ -62,6 +65,18 @@ class RowInput:
         return Lengths(
             prompts=prompts, answers=answers, num_sequences=len(prompts), how="rows of this run"
         )
+
+    def _progress(self, index: int) -> RowProgress | None:
+        found = self._in_flight.get(index)
+        return (
+            None
+            if found is None
+            else read_progress(self._plan.run_dir / found.journal, found.offset)
+        )
+
+    @cached_property
+    def _in_flight(self) -> dict[int, InFlight]:
+        return {its.row: its for its in self._plan.in_flight}
 
     @cached_property
     def _codec(self) -> TextCodec | None:

@@ -3,14 +3,16 @@
 import logging
 import shutil
 from contextlib import ExitStack
+from functools import partial
 
+from janus_hpc.comm.guard import end_from_thread
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.answer import answer
 from janus_hpc.engine.border import Border
 from janus_hpc.engine.deciders import Decider, make_decider
 from janus_hpc.engine.device import agree_on_device, room_bytes
-from janus_hpc.engine.finish import finish_run
+from janus_hpc.engine.finish import finish_run, remove_run_dir
 from janus_hpc.engine.parts import Kept, Part, load_part
 from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.planned_split import make_planner, plan_first
@@ -20,6 +22,7 @@ from janus_hpc.engine.replanning import Replanning
 from janus_hpc.engine.run_profile import find_profile
 from janus_hpc.engine.setup import EngineSetup, make_setup
 from janus_hpc.engine.signals import StopFlag
+from janus_hpc.engine.watchdog import Watchdog
 from janus_hpc.errors import ExitCode, JanusError
 from janus_hpc.kernels.native.balance_library import open_balance_library
 from janus_hpc.kernels.native_ops import NativeOps
@@ -44,7 +47,13 @@ def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
             if world.world_rank == 0:
                 log.info("%s is complete already: %d rows", plan.output, plan.num_rows)
             return ExitCode.ROWS_FAILED if plan.num_failed else ExitCode.OK
-        return _run(world, env, plan, stop)
+        end = partial(end_from_thread, world)
+        with Watchdog(world, plan.run_dir, plan.launch, config.stall_s, end):
+            code, is_complete = _run(world, env, plan, stop)
+        world.barrier()
+        if is_complete and world.world_rank == 0:
+            remove_run_dir(plan)
+        return code
 
 
 def _agree_on_plan(
@@ -84,7 +93,8 @@ def _allocation(world: World, config: RunConfig) -> Allocation:
     )
 
 
-def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCode:
+def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> tuple[ExitCode, bool]:
+    """The exit code, and whether the results are complete."""
     config = plan.config
     topology = world.topology(plan.roles)
     setup_logging(world.label, console=world.world_rank == 0)
@@ -95,8 +105,13 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
         log.info("model %s, results %s", plan.model_dir, plan.output)
         if plan.config.replan != "off" and not plan.config.batch_rows:
             log.warning("--replan without --batch-rows: one batch, so the split never changes")
-        if plan.num_resumed:
-            log.info("resuming: %d of %d rows are done", plan.num_resumed, plan.num_rows)
+        if plan.num_resumed or plan.in_flight:
+            log.info(
+                "resuming: %d of %d rows are done, %d go on from the tokens they have",
+                plan.num_resumed,
+                plan.num_own_rows,
+                len(plan.in_flight),
+            )
     with Checkpoint(plan.model_dir) as checkpoint:
         setup = make_setup(
             world=world,
@@ -123,7 +138,7 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> ExitCod
     code = finish_run(world, env, plan, setup, facts, answered)
     if progress is not None and not answered.stopped:
         progress.complete()
-    return code
+    return code, not answered.stopped
 
 
 def _decider(plan: RunPlan, setup: EngineSetup) -> Decider:
@@ -154,4 +169,4 @@ def _say_what_was_chosen(plan: RunPlan, setup: EngineSetup, part: Part) -> None:
 
 def _progress(plan: RunPlan) -> Progress:
     path = plan.output.with_name(plan.output.name + ".progress.json")
-    return Progress(path, plan.num_rows, plan.num_resumed, plan.num_failed)
+    return Progress(path, plan.num_own_rows, plan.num_resumed, plan.num_failed)

@@ -9,7 +9,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopFlag:
-    """Set by the first signal; `on_repeat` is called at the second SIGINT, for users who insist."""
+    """Set by a signal, whose name it keeps; `on_repeat` is called at the second SIGINT, for users who insist."""
 
     def __init__(self, on_repeat: Callable[[], None]) -> None:
         self.signal_name = ""

@@ -31,13 +31,16 @@ class StepSums:
 
 @dataclass
 class Tallies:
-    """Totals of one rank. `decode_s` is time in steps that generated tokens.
+    """Totals of one rank. `decode_s` is time in steps that generated tokens; `answer_tokens` are those of its
+    `answers_done` finished samples.
 
     `decoding`: steps in which no rank had prefill; `mixed`: the others. Every active rank counts these.
     """
 
     rows_done: int = 0
     rows_failed: int = 0
+    answers_done: int = 0
+    answer_tokens: int = 0
     tokens_generated: int = 0
     tokens_computed: int = 0
     num_steps: int = 0
@@ -49,6 +52,11 @@ class Tallies:
     def row(self, *, failed: bool) -> None:
         self.rows_done += 1
         self.rows_failed += failed
+
+    def answer(self, num_tokens: int) -> None:
+        """A sample is finished."""
+        self.answers_done += 1
+        self.answer_tokens += num_tokens
 
     def step(self, num_tokens: int, num_sampled: int, seconds: float) -> None:
         self.num_steps += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from janus_hpc.core import RowResult
+from janus_hpc.core import RowProgress, RowResult
 from janus_hpc.errors import JanusError, UsageError
 from janus_hpc.results.durable import sync_folder
 from janus_hpc.results.record import (
@@ -67,6 +67,14 @@ class JournalWriter:
             return
         self._write(b"".join([self._encode(result) for result in results]))
         self.num_rows += len(results)
+
+    def append_progress(self, rows: Sequence[RowProgress]) -> None:
+        """Writes rows in flight, for a later launch to go on with."""
+        records = [
+            self._record(RecordType.PARTIAL, row.index, self._encoder.encode(row)) for row in rows
+        ]
+        if records:
+            self._write(b"".join(records))
 
     def maybe_sync(self, now_s: float) -> bool:
         """Syncs if a second or 4 MiB has gathered; `now_s` is a monotonic clock. True if it

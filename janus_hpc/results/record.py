@@ -6,7 +6,7 @@ record: u32 payload bytes | u32 crc of the length and of all after this field | 
         | u64 sequence | u64 row | payload
 
 Little-endian; crc is zlib's crc32; the sequence counts the records of the file from 0. A payload is
-a msgpack `RowResult`.
+a msgpack `RowResult`, of a PARTIAL record a msgpack `RowProgress`.
 """
 
 import struct
@@ -30,13 +30,14 @@ RECORD_BYTES = _RECORD.size
 
 class RecordType(IntEnum):
     """What a record says: a row's results, a row that failed, all before is durable, the file is
-    complete.
+    complete, the tokens of a row in flight.
     """
 
     ROW = 1
     FAIL = 2
     COMMIT = 3
     CLOSE = 4
+    PARTIAL = 5
 
 
 class Header(NamedTuple):
@@ -91,7 +92,7 @@ def decode_head(data: bytes) -> RecordHead | None:
     if len(data) < RECORD_BYTES:
         return None
     head = RecordHead(*_RECORD.unpack_from(data))
-    if head.num_bytes > MAX_PAYLOAD_BYTES or not RecordType.ROW <= head.type <= RecordType.CLOSE:
+    if head.num_bytes > MAX_PAYLOAD_BYTES or not RecordType.ROW <= head.type <= RecordType.PARTIAL:
         return None
     return head
 

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 import msgspec
 import numpy as np
 
-from janus_hpc.core import RowResult
+from janus_hpc.core import RowProgress, RowResult
 from janus_hpc.errors import JournalError
 from janus_hpc.results.record import (
     HEADER_BYTES,
@@ -32,6 +32,7 @@ _TYPE_AT = 8
 _HIGH_SEQUENCE_AT = 13
 
 _decode_result = msgspec.msgpack.Decoder(RowResult).decode
+_decode_progress = msgspec.msgpack.Decoder(RowProgress).decode
 
 
 class JournalPath(NamedTuple):
@@ -43,7 +44,10 @@ class JournalPath(NamedTuple):
 
 
 class RecordRef(NamedTuple):
-    """Where a row's record lies: `offset` and `num_bytes` (without the fixed part) in bytes."""
+    """Where a row's record lies: `offset` and `num_bytes` (without the fixed part) in bytes.
+
+    `failed`: the row ended in an error.
+    """
 
     offset: int
     num_bytes: int
@@ -59,19 +63,21 @@ def list_journals(run_dir: Path) -> list[JournalPath]:
 
 class JournalScan:
     """Iterates over the rows of one journal; afterwards `torn_bytes` and `closed` say how it
-    ends. Raises JournalError if the journal belongs to another run, cannot be read, or holds
-    valid records after a bad one.
+    ends, and `partials` where it holds rows in flight. Raises JournalError if the journal belongs
+    to another run, cannot be read, or holds valid records after a bad one.
     """
 
     def __init__(self, path: Path, fingerprint: bytes) -> None:
         self.path = path
         self.torn_bytes = 0
         self.closed = False
+        self.partials: list[RecordRef] = []
         self._fingerprint = fingerprint
         self._sequence = 0
 
     def __iter__(self) -> Iterator[RecordRef]:
         self.torn_bytes, self.closed, self._sequence = 0, False, 0
+        self.partials = []
         try:
             with self.path.open("rb", buffering=_BUFFER_BYTES) as file:
                 yield from self._scan(file)
@@ -91,9 +97,12 @@ class JournalScan:
                 return
             self._sequence += 1
             self.closed = head.type == RecordType.CLOSE
-            if head.type <= RecordType.FAIL:
-                failed = head.type == RecordType.FAIL
-                yield RecordRef(offset, head.num_bytes, head.row, failed)
+            failed = head.type == RecordType.FAIL
+            record = RecordRef(offset, head.num_bytes, head.row, failed)
+            if head.type == RecordType.PARTIAL:
+                self.partials.append(record)
+            elif head.type <= RecordType.FAIL:
+                yield record
             offset += RECORD_BYTES + head.num_bytes
 
     def _check_header(self, data: bytes) -> bool:
@@ -145,7 +154,7 @@ def _candidates(data: bytes) -> list[int]:
     if count <= 0:
         return []
     types = bytes_N[_TYPE_AT : _TYPE_AT + count]
-    possible = (types >= RecordType.ROW) & (types <= RecordType.CLOSE)
+    possible = (types >= RecordType.ROW) & (types <= RecordType.PARTIAL)
     for at in range(_HIGH_SEQUENCE_AT, _HIGH_SEQUENCE_AT + 4):
         possible &= bytes_N[at : at + count] == 0
     found: list[int] = np.flatnonzero(possible).tolist()
@@ -156,10 +165,27 @@ def read_record(fd: int, offset: int) -> RowResult:
     """The row result of the record at `offset` of an open journal. Raises JournalError if it is
     damaged.
     """
+    return _decode_result(_payload(fd, offset))
+
+
+def read_progress(path: Path, offset: int) -> RowProgress:
+    """The row in flight of the record at `offset` of a journal. Raises JournalError if it cannot be
+    read.
+    """
+    try:
+        with path.open("rb") as file:
+            return _decode_progress(_payload(file.fileno(), offset))
+    except OSError as error:
+        raise JournalError(f"{path}: cannot read: {error.strerror}") from None
+    except (JournalError, msgspec.DecodeError) as error:
+        raise JournalError(f"{path}: {error}") from None
+
+
+def _payload(fd: int, offset: int) -> bytes:
     head = decode_head(os.pread(fd, RECORD_BYTES, offset))
     if head is None:
         raise JournalError(f"no record at byte {offset}")
     payload = os.pread(fd, head.num_bytes, offset + RECORD_BYTES)
     if not is_intact(head, payload):
         raise JournalError(f"damaged record at byte {offset}")
-    return _decode_result(payload)
+    return payload

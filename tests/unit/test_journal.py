@@ -5,15 +5,30 @@ refused.
 import errno
 import os
 import random
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from janus_hpc.core import FinishReason, RowError, RowResult, SampleResult, TokenLogprobs
+from janus_hpc.core import (
+    FinishReason,
+    RowError,
+    RowProgress,
+    RowResult,
+    SampleProgress,
+    SampleResult,
+    TokenLogprobs,
+)
 from janus_hpc.errors import JanusError, JournalError, UsageError
 from janus_hpc.results.done import load_done
 from janus_hpc.results.journal import JournalWriter
-from janus_hpc.results.scan import JournalScan, RecordRef, list_journals, read_record
+from janus_hpc.results.scan import (
+    JournalScan,
+    RecordRef,
+    list_journals,
+    read_progress,
+    read_record,
+)
 
 FINGERPRINT = bytes(range(32))
 
@@ -225,3 +240,28 @@ def test_done_counts_torn_bytes_and_ignores_other_files(tmp_path: Path) -> None:
     (tmp_path / "journal-x.jnl.tmp").write_bytes(b"?")
     done = load_done(tmp_path, 1, FINGERPRINT)
     assert (done.torn_bytes, done.num_done) == (22, 1)
+
+
+def progress(index: int, num_tokens: int) -> RowProgress:
+    sample = SampleProgress(
+        token_ids=list(range(num_tokens)),
+        logprobs=[],
+        token_times_s=[0.5 * token for token in range(num_tokens)],
+    )
+    return RowProgress(index=index, samples=[sample], elapsed_s=3.0)
+
+
+def test_rows_in_flight_are_kept_until_they_are_done(tmp_path: Path) -> None:
+    """The last launch's tokens count, a finished row's not, and neither is a row's result."""
+    for launch, tokens in ((0, 4), (1, 9)):
+        with closing(JournalWriter(tmp_path, launch, 0, FINGERPRINT)) as writer:
+            writer.append_progress([progress(2, tokens), progress(5, 1)])
+    with closing(JournalWriter(tmp_path, 2, 0, FINGERPRINT)) as writer:
+        writer.append(result(5))
+    done = load_done(tmp_path, 8, FINGERPRINT)
+    assert done.num_done == 1
+    assert [its.row for its in done.in_flight] == [2]
+    found = done.in_flight[0]
+    assert read_progress(tmp_path / found.journal, found.offset) == progress(2, 9)
+    with pytest.raises(JournalError, match=found.journal):
+        read_progress(tmp_path / found.journal, found.offset + 1)

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the top down; a module may import its own level's siblings only where listed as one level below.
 LEVELS = [
     ["cli"],
-    ["bench", "plan", "profile", "simulate"],
+    ["bench", "doctor", "plan", "profile", "simulate", "status"],
     ["cli_world"],
     ["engine"],
-    ["planner", "results"],
+    ["planner", "results", "watch"],
     ["batcher", "models", "experts", "rows", "sampling"],
     ["layers", "comm", "weights"],
     ["kvcache", "demo", "cli_options", "placement", "routing"],

@@ -62,16 +62,20 @@ def test_unwritable_output(folder: Path) -> None:
 
 def test_a_trace_takes_no_other_files_place(folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
-    assert "prompts file" in refused(folder, trace=str(folder / "rows.jsonl"))
-    assert "prompts file" in refused(folder, trace=str(folder / "rows.jsonl"), overwrite=True)
-    assert "--overwrite" in refused(folder, trace=str(folder / "notes.txt"))
-    assert "cannot write there" in refused(folder, trace=str(folder / "nowhere/t.h5"))
-    assert "cannot write there" in refused(folder, trace="/proc/t.h5")
-    assert plan(folder, trace=str(folder / "notes.txt"), overwrite=True).config.trace
+    assert "another file" in refused(folder, routing_trace=str(folder / "rows.jsonl"))
+    assert "another file" in refused(folder, trace=str(folder / "rows.jsonl"), overwrite=True)
+    same = str(folder / "t.h5")
+    assert "--trace" in refused(folder, routing_trace=same, trace=same)
+    assert "--overwrite" in refused(folder, routing_trace=str(folder / "notes.txt"))
+    assert "cannot write there" in refused(folder, routing_trace=str(folder / "nowhere/t.h5"))
+    assert "cannot write there" in refused(folder, routing_trace="/proc/t.h5")
+    assert plan(
+        folder, routing_trace=str(folder / "notes.txt"), overwrite=True
+    ).config.routing_trace
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("option", ["output", "trace"])
+@pytest.mark.parametrize("option", ["output", "routing_trace", "trace"])
 def test_what_is_no_file_is_not_replaced(folder: Path, option: str) -> None:
     os.mkfifo(folder / "pipe")
     assert "is no regular file" in refused(folder, **{option: str(folder / "pipe")})
@@ -105,7 +109,7 @@ def test_broken_shards_are_named(folder: Path) -> None:
     ("key", "value", "expected"),
     [
         ("hidden_size", 97, "expected ["),
-        ("architectures", ["LlamaForCausalLM"], "DeepseekV2ForCausalLM, Qwen3MoeForCausalLM"),
+        ("architectures", ["LlamaForCausalLM"], "DeepseekV3ForCausalLM, Qwen3MoeForCausalLM"),
         ("num_experts_per_tok", 33, "num_experts_per_tok"),
         ("num_hidden_layers", "four", "num_hidden_layers"),
         ("num_hidden_layers", 99, "is missing"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from janus_hpc.comm.device.slots import Slabs
 from janus_hpc.comm.layout import Peers
+from janus_hpc.comm.pulse import Waiting
 from janus_hpc.comm.waits import WaitPolicy, wait_until
 from janus_hpc.errors import CommTimeout
 from janus_hpc.kernels.flags import STATUS_WORDS, Flags, late_flags
@@ -126,13 +127,13 @@ class Signals:
             self._done.record(torch.cuda.current_stream(self._device))
             # No time limit of its own: every wait on the stream has one, and the first that gives
             # up ends all others.
-            wait_until(self._done.query, WaitPolicy(), _silent)
+            wait_until(self._done.query, WaitPolicy(pulse=self._policy.pulse), _silent)
         wait_id, bits, generation = self._host_status.tolist()
         if wait_id:
             awaited = self._awaited[wait_id - 1]
             late = [awaited.senders[i] for i in late_flags(bits)]
-            text = self._peers.waiting(awaited.whats[generation - awaited.first], late)
-            raise CommTimeout(f"{text}: no answer in {self._policy.timeout_s:g} s")
+            waiting = self._peers.waiting(awaited.whats[generation - awaited.first], late)
+            raise CommTimeout(f"{waiting.text}: no answer in {self._policy.timeout_s:g} s")
         for one in self._awaited:
             one.first += len(one.whats)
             one.whats.clear()
@@ -148,5 +149,5 @@ class Signals:
         return torch.full((count,), value, dtype=torch.int64, device=self._device)
 
 
-def _silent() -> str:
-    return "waiting for the own device"
+def _silent() -> Waiting:
+    return Waiting("waiting for the own device")

@@ -15,6 +15,7 @@ from torch import Tensor
 from janus_hpc.comm.links.link import TAG_BITS
 from janus_hpc.comm.links.ucx_library import describe, load_ucx, settings
 from janus_hpc.comm.objects import allgather_objects, barrier
+from janus_hpc.comm.pulse import Waiting
 from janus_hpc.comm.waits import WaitPolicy, wait_until
 from janus_hpc.errors import JanusError, LinkError
 
@@ -163,7 +164,7 @@ class UcxLink:
         policy = replace(self._policy, timeout_s=min(self._policy.timeout_s, _GREETING_S))
         for transfer in transfers:
             what = f"UCX link: {transfer.what}, to connect"
-            wait_until(transfer.is_done, policy, partial(str, what))
+            wait_until(transfer.is_done, policy, partial(Waiting, what))
 
     def _agree(self, start: Callable[[], None]) -> None:
         """Run a part of the set-up; LinkError on every rank where it failed on any."""

@@ -48,6 +48,7 @@ from janus_hpc.comm.links.link import Link
 from janus_hpc.comm.plan.build import plan_rank
 from janus_hpc.comm.plan.fabric import Fabric
 from janus_hpc.comm.plan.steps import Chunk, RankPlan, Recv, Send
+from janus_hpc.comm.pulse import Waiting
 from janus_hpc.comm.staged.cargo import DenseCargo
 from janus_hpc.comm.staged.chains import ChainRunner
 from janus_hpc.comm.staged.group_memory import GroupMemory
@@ -326,7 +327,7 @@ class StagedExchange:
                     return False
             return all(words[its[0]] >= number for its in expected)
 
-        def describe() -> str:
+        def describe() -> Waiting:
             return self._waiting(expected, number, what, where)
 
         wait_until(is_ready, self._policy, describe)
@@ -343,7 +344,7 @@ class StagedExchange:
 
     def _waiting(
         self, expected: Sequence[Expected], number: int, what: str, where: tuple[int, int] | None
-    ) -> str:
+    ) -> Waiting:
         """Who waits for whom and for how many bytes, for a message."""
         if where is not None:
             what += f" of layer {where[0]}, microbatch {where[1]}"
@@ -351,9 +352,10 @@ class StagedExchange:
         num_bytes, num_late = (sum(e.num_bytes for e in its) for its in (expected, late))
         under_way = self._chains.under_way()
         ranks = dict.fromkeys([its.world_rank for its in late] + [rank for rank, _ in under_way])
-        text = f"{self._peers.waiting(what, ranks)} ({num_bytes} bytes expected, "
+        waiting = self._peers.waiting(what, ranks)
+        text = f"{waiting.text} ({num_bytes} bytes expected, "
         text += f"{num_bytes - num_late} received)"
         if under_way:
             sizes = sum(transfer.num_bytes for _, transfer in under_way)
             text += f"; {len(under_way)} messages of {sizes} bytes are under way"
-        return text
+        return Waiting(text, waiting.world_ranks)

@@ -15,6 +15,7 @@ from janus_hpc.core import Row, RowResult, SamplingParams
 from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop
 from janus_hpc.engine.claims import ClaimQueue
+from janus_hpc.engine.ending import NO_HORIZON
 from janus_hpc.engine.measure.bed import BLOCK_SIZE, Bed
 from janus_hpc.engine.measure.pace import Pace, usual_s
 from janus_hpc.engine.tallies import Tallies
@@ -194,9 +195,11 @@ def _loop(bed: Bed, exchange: PacedExchange, b: int, context: int, num_steps: in
         claims=ClaimQueue(np.empty(0, dtype=np.int64), 0),
         rows=NoRows(),
         record=lambda result: None,
+        leave=lambda rows: None,
         while_away=lambda layer, microbatch: None,
         experts_busy_s=lambda: 0.0,
         stop_asked=lambda: False,
+        horizon=NO_HORIZON,
         on_step=lambda headers: None,
         note=lambda where: None,
         tallies=Tallies(),

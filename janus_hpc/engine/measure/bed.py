@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from janus_hpc.comm.shared_weights import NodeShared
-from janus_hpc.comm.waits import WaitPolicy, make_policy
+from janus_hpc.comm.waits import WaitPolicy
 from janus_hpc.comm.world import World
 from janus_hpc.engine.device import rank_device, room_bytes
 from janus_hpc.engine.measure.effort import Effort
@@ -141,7 +141,7 @@ def make_bed(
     return Bed(
         world=world,
         env=env,
-        policy=make_policy(timeout_s, ranks_per_core=world.ranks_per_core),
+        policy=world.make_policy(timeout_s),
         effort=effort,
         spec=spec,
         ops=ops,

@@ -44,7 +44,8 @@ class PinnedGate(Gate):
     """Computes as a gate does, and gives the choices it was told."""
 
     def __init__(self, gate: Gate) -> None:
-        self.ops, self.rule, self.routers = gate.ops, gate.rule, gate.routers
+        self.ops, self.rule = gate.ops, gate.rule
+        self.routers, self.biases = gate.routers, gate.biases
         self.ids_NK = torch.empty(0, dtype=torch.int32)
 
     def route(self, layer: int, x_ND: torch.Tensor) -> Routing:

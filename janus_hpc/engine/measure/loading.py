@@ -40,7 +40,10 @@ def link_rate(costs: ExchangeCosts) -> float:
 
 
 def checkpoint_rate(bed: Bed, model_dir: Path | None) -> tuple[float, str]:
-    """Bytes a second that a node reads, the slowest node's, and what was read. Collective over the world."""
+    """Bytes a second that a node reads, as they are held, the slowest node's, and what was read.
+
+    A checkpoint in another dtype than the run's is so counted by what becomes of it. Collective over the world.
+    """
     mine = _read_rate(bed, model_dir) if bed.world.local_rank == 0 else None
     rate = min(its for its in bed.world.allgather(mine) if its is not None)
     what = f"the files of {model_dir}" if model_dir is not None else "a temporary file"
@@ -49,19 +52,20 @@ def checkpoint_rate(bed: Bed, model_dir: Path | None) -> tuple[float, str]:
 
 def _read_rate(bed: Bed, model_dir: Path | None) -> float:
     if model_dir is not None:
-        return _rate_of(model_dir)
+        return _rate_of(model_dir, bed.dtype)
     with tempfile.TemporaryDirectory() as folder:
-        tensor = torch.ones(bed.effort.file_bytes // 4, dtype=torch.float32)
+        tensor = torch.ones(bed.effort.file_bytes // bed.dtype.itemsize, dtype=bed.dtype)
         save_file({"weights": tensor}, Path(folder) / SINGLE_NAME)
-        return _rate_of(Path(folder))
+        return _rate_of(Path(folder), bed.dtype)
 
 
-def _rate_of(folder: Path) -> float:
-    started_s = time.perf_counter()
+def _rate_of(folder: Path, dtype: torch.dtype) -> float:
+    started_s, held_bytes = time.perf_counter(), 0
     with Checkpoint(folder) as checkpoint:
         for name in checkpoint.names():
             # Mapped files are read when their values are.
-            checkpoint.read(name, checkpoint.shape(name)).clone()
+            tensor = checkpoint.read(name, checkpoint.shape(name))
+            held_bytes += tensor.to(dtype, copy=True).nbytes
             if checkpoint.bytes_read > MOST_BYTES:
                 break
-        return checkpoint.bytes_read / (time.perf_counter() - started_s)
+        return held_bytes / (time.perf_counter() - started_s)

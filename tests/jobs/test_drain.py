@@ -1,0 +1,148 @@
+"""A stop in mid-run loses nothing: rows in flight keep their tokens, on whatever ranks the run goes on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import h5py
+import pytest
+
+from janus_hpc.results.done import load_done
+from janus_hpc.results.manifest import fingerprint_bytes, load_manifest
+from janus_hpc.results.scan import read_progress
+from tests.jobs.launcher import (
+    TIME_LIMIT_S,
+    environment,
+    export_rows,
+    export_text,
+    janus_command,
+    run_janus,
+    write_rows,
+)
+from tests.jobs.test_kill_resume import MARK, marked_ranks
+
+NUM_ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with rows of every kind, and the export of a run nobody disturbed."""
+    folder = tmp_path_factory.mktemp("drain")
+    generator = random.Random(7)
+    rows = []
+    for index in range(NUM_ROWS):
+        word = "".join(generator.choice("abcdefghij") for _ in range(generator.randrange(2, 30)))
+        task = generator.choice(["Reverse: {} =", "Sort: {} =", "Upper: {} ="])
+        row = {"prompt": task.format(word), "max_tokens": 120, "ignore_eos": True}
+        row |= {"temperature": index % 2}
+        row |= {"logprobs": 2} if index % 7 == 3 else {}
+        row |= {"n": 3, "temperature": 1.0} if index % 9 == 4 else {}
+        row |= {"stop": ["q", "zz"], "frequency_penalty": 0.3} if index % 11 == 2 else {}
+        rows.append(row)
+    write_rows(folder / "rows.jsonl", rows)
+    run_janus(0, "infer", "rows.jsonl", "-o", "calm.h5", cwd=folder)
+    return folder, export_text(folder / "calm.h5", folder)
+
+
+def stop_when_rows_are_done(folder: Path, out: str, number: signal.Signals, which: int) -> str:
+    """Start on 3 ranks, signal one of them once some rows are done; returns what the run said."""
+    mark = uuid.uuid4().hex
+    command = janus_command(3, "infer", "rows.jsonl", "-o", out, "--split", "2a1e")
+    # Few at once, so that a run in its middle has finished some rows and not begun others.
+    command += ["--max-sequences", "24"]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment() | {MARK: mark},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("progress: ") and not line.startswith("progress: 0/"):
+                os.kill(marked_ranks(mark)[which], number)
+                break
+        said += process.stderr
+        assert process.wait(TIME_LIMIT_S) == 75, "".join(said)
+    return "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("number", "which", "ranks", "split"),
+    [
+        (signal.SIGUSR1, 2, 1, "colocated"),
+        (signal.SIGTERM, 1, 4, "1a3e"),
+        (signal.SIGUSR2, 0, 2, "1a1e"),
+    ],
+)
+def test_rows_in_flight_go_on_from_their_tokens(
+    calm: tuple[Path, str], number: signal.Signals, which: int, ranks: int, split: str
+) -> None:
+    folder, expected = calm
+    out = f"{number.name}.h5"
+    said = stop_when_rows_are_done(folder, out, number, which)
+    assert f"{number.name} on world rank" in said and "the same command resumes" in said
+
+    run_dir = folder / f"{out}.run"
+    manifest = load_manifest(run_dir)
+    assert manifest is not None
+    done = load_done(run_dir, NUM_ROWS, fingerprint_bytes(manifest.fingerprint))
+    kept = [read_progress(run_dir / its.journal, its.offset) for its in done.in_flight]
+    assert 0 < done.num_done < NUM_ROWS and kept
+    run_janus(ranks, "infer", "rows.jsonl", "-o", out, "--split", split, cwd=folder)
+    assert export_text(folder / out, folder) == expected
+
+    # The second launch computed what was left, and nothing twice.
+    samples = {row["index"]: row.get("samples", [row]) for row in export_rows(folder / out, folder)}
+    missing = [index for index in samples if not done.done[index]]
+    num_missing = sum(len(its["token_ids"]) for index in missing for its in samples[index])
+    num_kept = sum(len(sample.token_ids) for row in kept for sample in row.samples)
+    with h5py.File(folder / out) as file:
+        assert file["batches/num_tokens"][()].sum() == num_missing - num_kept
+
+
+def test_a_job_near_its_end_drains_by_itself(calm: tuple[Path, str]) -> None:
+    """No signal comes: the launcher told when the job ends, and rows that cannot end in time are not begun."""
+    folder, expected = calm
+    command = ["infer", "rows.jsonl", "-o", "end.h5", "--split", "1a1e", "--max-sequences", "2"]
+    ends = str(int(time.time()) + 8)
+    done = subprocess.run(
+        janus_command(2, *command),
+        cwd=folder,
+        env=environment() | {"SLURM_JOB_END_TIME": ends},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 75 and "the job's end is near" in done.stderr, done.stderr
+    run_janus(1, "infer", "rows.jsonl", "-o", "end.h5", cwd=folder)
+    assert export_text(folder / "end.h5", folder) == expected
+
+
+def test_shards_answer_their_rows_alone(calm: tuple[Path, str]) -> None:
+    folder, expected = calm
+    for shard, ranks in ((1, 1), (2, 2), (3, 3)):
+        options = ["--shard", f"{shard}/3", "-o", f"part-{shard}.h5"]
+        run_janus(ranks, "infer", "rows.jsonl", *options, cwd=folder)
+        with h5py.File(folder / f"part-{shard}.h5") as file:
+            assert (file.attrs["first_row"], file.attrs["num_rows"]) == (100 * shard - 100, 100)
+    parts = [export_text(folder / f"part-{shard}.h5", folder) for shard in (1, 2, 3)]
+    assert "".join(parts) == expected
+    refused = run_janus(
+        0, "infer", "rows.jsonl", "--shard", "2/3", "-o", "part-1.h5", cwd=folder, check=2
+    )
+    assert "first_row: was 0, now 100" in refused.stderr
+    names = [f"part-{shard}.h5" for shard in (3, 1, 2)]
+    run_janus(0, "results", "merge", *names, "-o", "whole.h5", cwd=folder)
+    run_janus(0, "results", "verify", "whole.h5", cwd=folder)
+    assert export_text(folder / "whole.h5", folder) == expected
+    assert json.loads(expected.splitlines()[0])["index"] == 0
