@@ -10,7 +10,7 @@ import click
 from janus_hpc import __version__, config
 from janus_hpc.cli_options import run_options
 from janus_hpc.cli_world import start_world
-from janus_hpc.errors import ExitCode, JanusError
+from janus_hpc.errors import ExitCode, JanusError, UsageError
 from janus_hpc.launch import LaunchEnv, limit_openmp_spinning, read_launch
 
 
@@ -21,11 +21,7 @@ def main() -> None:
         env = read_launch()
         limit_openmp_spinning()
         speaks = env.world_rank == 0
-        sys.exit(cli.main(standalone_mode=False, obj=env))
-    except click.ClickException as error:
-        if speaks:
-            error.show()
-        sys.exit(int(ExitCode.USAGE))
+        sys.exit(_command(env))
     except click.Abort:
         sys.exit(int(ExitCode.INTERRUPTED))
     except JanusError as error:
@@ -34,13 +30,32 @@ def main() -> None:
         sys.exit(int(error.exit_code))
 
 
+def _command(env: LaunchEnv) -> int:
+    try:
+        code: int = cli.main(standalone_mode=False, obj=env)
+    except click.ClickException as error:
+        # Every rank has the same command line, so all of them are here.
+        if env.world_rank == 0:
+            error.show()
+        if env.world_size > 1:
+            world = start_world(env)
+
+            from janus_hpc.comm.guard import leave_together
+
+            leave_together(world)
+        return int(ExitCode.USAGE)
+    return code
+
+
 SUB_COMMANDS = {
     "bench": "janus_hpc.bench.commands:bench",
+    "doctor": "janus_hpc.doctor.commands:doctor",
     "model": "janus_hpc.models.commands:model",
     "plan": "janus_hpc.plan.commands:plan",
     "profile": "janus_hpc.profile.commands:profile",
     "results": "janus_hpc.results.commands:results",
     "simulate": "janus_hpc.simulate.commands:simulate",
+    "status": "janus_hpc.status.commands:status",
 }
 
 
@@ -83,13 +98,27 @@ def infer(env: LaunchEnv, /, prompts: str | None, job: Path | None, **flags: Any
     given = {name: value for name, value in flags.items() if value is not None}
     if prompts is not None:
         given["prompts"] = prompts
-    run_config = config.load(job, given)
-
+    run_config, error = _load(job, given)
+    if error is not None and env.world_size == 1:
+        raise error
     world = start_world(env)
 
     from janus_hpc.comm.guard import guard
-    from janus_hpc.engine.run import infer as run_infer
 
     with guard(world):
+        world.agree(error)
+        assert run_config is not None
+
+        from janus_hpc.engine.run import infer as run_infer
+
         return int(run_infer(world, env, run_config))
     raise AssertionError("the guard ends the program on every error")
+
+
+def _load(
+    job: Path | None, given: dict[str, Any]
+) -> tuple[config.RunConfig | None, UsageError | None]:
+    try:
+        return config.load(job, given), None
+    except UsageError as error:
+        return None, error

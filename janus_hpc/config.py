@@ -3,6 +3,8 @@
 Reads job files; knows nothing of what the options do.
 """
 
+import math
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -12,6 +14,19 @@ import msgspec
 from janus_hpc.errors import UsageError
 
 Help = msgspec.Meta
+_PLAN = "plan"
+MAX_INT = 2**31 - 1
+# Seeds are 64-bit; a process cannot have as many threads as it can count.
+_MOST = {"seed": 2**63 - 1, "threads": 4096}
+# 255 is what file systems take; files beside the results file have longer names than it.
+MAX_NAME_BYTES = 240
+_PATHS = frozenset(
+    {
+        *("prompts", "model", "output", "exchange_table", "placement_from", "profile"),
+        *("routing_trace", "trace", "metrics"),
+    }
+)
+_MAX_SHOWN = 200
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +120,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         str | None,
         Help(description="write a timeline of all ranks here, for Perfetto or chrome://tracing"),
     ] = None
+    metrics: Annotated[
+        str | None, Help(description="keep a file of metrics for Prometheus's textfile collector")
+    ] = None
     shard: Annotated[
         str, Help(description="answer only part K of N of the rows, e.g. 2/3 (default: all)")
     ] = ""
@@ -155,24 +173,83 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     )
 
 
+class PlanTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table [plan] of a job file: options of `janus-hpc plan --job`, which a run does not need."""
+
+    profile: str | None = None
+    expert_profile: str | None = None
+    shape: str | None = None
+    rate: float | None = None
+    ranks: int | None = None
+    max_ranks: int | None = None
+    rows: int | None = None
+    mean_prompt: float | None = None
+    mean_answer: float | None = None
+    deadline: str | None = None
+    context: float | None = None
+    context_std: float | None = None
+    ranks_per_node: int | None = None
+    price_attention: float | None = None
+    price_expert: float | None = None
+
+
 def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Merge a job file with flags (which win) and check every value.
 
     Relative `prompts`, `model`, `exchange_table`, `placement_from` and `profile` in a job file are relative to
-    the job file (a profile that is a bare name is a shipped one), `output` and traces to the working folder.
+    the job file (a profile that is a bare name is a shipped one), `output`, `metrics` and traces to the working folder.
     Errors: UsageError naming file and key; an unknown key lists the valid ones.
     """
     values: dict[str, Any] = {} if job is None else _read_job(job)
+    values.pop(_PLAN, None)
     values |= overrides
     if "prompts" not in values:
         raise UsageError("no prompts file given: name one on the command line or in the job file")
+    return _checked(values, job, overrides)
+
+
+def load_job(job: Path) -> tuple[RunConfig, PlanTable]:
+    """A job file as `load` reads it, and its table [plan]; `prompts` is "" where the file names none.
+
+    Errors: UsageError as for `load`.
+    """
+    values = _read_job(job)
+    table: PlanTable = values.pop(_PLAN)
+    return _checked({"prompts": ""} | values, job, {}), table
+
+
+def _checked(values: dict[str, Any], job: Path | None, overrides: dict[str, Any]) -> RunConfig:
+    def refuse(key: str, reason: str) -> UsageError:
+        where = f"--{key.replace('_', '-')}" if key in overrides else f"{job}: key {key!r}"
+        found = repr(values.get(key))
+        if len(found) > _MAX_SHOWN:
+            found = found[:_MAX_SHOWN] + "..."
+        return UsageError(f"{where}: {reason}, got {found}{_choices(key)}")
+
     try:
-        return msgspec.convert(values, RunConfig)
+        checked = msgspec.convert(values, RunConfig)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
-        key = path.rstrip("`")
-        where = f"--{key.replace('_', '-')}" if key in overrides else f"{job}: key {key!r}"
-        raise UsageError(f"{where}: {reason}, got {values.get(key)!r}{_choices(key)}") from error
+        raise refuse(path.rstrip("`"), reason) from error
+    for key in RunConfig.__struct_fields__:
+        if reason := _fault(key, getattr(checked, key)):
+            raise refuse(key, reason)
+    return checked
+
+
+def _fault(key: str, value: Any) -> str:
+    """What types alone do not say of a value; empty if nothing is wrong."""
+    if type(value) is int and value > _MOST.get(key, MAX_INT):
+        return f"expected at most {_MOST.get(key, MAX_INT)}"
+    if type(value) is float and not value < math.inf:
+        return "expected a finite number"
+    if not isinstance(value, str):
+        return ""
+    if "\0" in value:
+        return "expected a text without NUL"
+    if key in _PATHS and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(value).parts):
+        return f"a file name has more than {MAX_NAME_BYTES} bytes"
+    return ""
 
 
 def is_name(profile: str) -> bool:
@@ -191,20 +268,43 @@ def _read_job(job: Path) -> dict[str, Any]:
         values = tomllib.loads(job.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"job file {job} does not exist") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # ValueError: not UTF-8, no TOML, or a number of more digits than Python reads.
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{job}: cannot be read as TOML: {error}") from error
     valid = RunConfig.__struct_fields__
-    for key in values:
-        if key not in valid:
-            raise UsageError(
-                f"{job}: unknown key {key!r}; valid keys are {', '.join(sorted(valid))}"
-            )
+    table = values.pop(_PLAN, {})
+    _check_keys(job, "", values, valid)
     if type(values.get("microbatches")) is int:
         values["microbatches"] = str(values["microbatches"])
     for key in ("prompts", "model", "exchange_table", "placement_from", "profile"):
         if isinstance(values.get(key), str) and not (key == "profile" and is_name(values[key])):
             values[key] = str(job.parent / values[key])
-    return values
+    return values | {_PLAN: _plan_table(job, table)}
+
+
+def _check_keys(job: Path, where: str, values: dict[str, Any], valid: tuple[str, ...]) -> None:
+    for key in values:
+        if key not in valid:
+            raise UsageError(
+                f"{job}: unknown key {key!r}{where}; valid keys are {', '.join(sorted(valid))}"
+            )
+
+
+def _plan_table(job: Path, values: Any) -> PlanTable:
+    if not isinstance(values, dict):
+        raise UsageError(f"{job}: {_PLAN!r} is a table of its own: [{_PLAN}] and its keys below it")
+    _check_keys(job, f" in [{_PLAN}]", values, PlanTable.__struct_fields__)
+    for key in ("profile", "expert_profile"):
+        if isinstance(values.get(key), str) and not is_name(values[key]):
+            values[key] = str(job.parent / values[key])
+    try:
+        return msgspec.convert(values, PlanTable)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        key = path.rstrip("`")
+        raise UsageError(
+            f"{job}: key {key!r} in [{_PLAN}]: {reason}, got {values.get(key)!r}"
+        ) from error
 
 
 def parse_bytes(text: str, key: str) -> int:
@@ -216,6 +316,9 @@ def parse_bytes(text: str, key: str) -> int:
     digits = stripped.rstrip("bikmgt ")
     unit = stripped[len(digits) :].strip()
     try:
-        return int(float(digits) * units[unit])
+        size = int(float(digits) * units[unit])
+        if size < 0:
+            raise ValueError(size)
+        return size
     except (ValueError, KeyError, OverflowError) as error:
         raise UsageError(f"{key}: expected a size such as 512MB or 40GiB, got {text!r}") from error

@@ -118,9 +118,10 @@ class LaunchEnv:
     them).
 
     `launcher` is a name of the table or "none". `num_cpus` counts the CPUs this process may run on.
-    `job_end_unix_s`: when Slurm will end the job, None where it does not say. `slurm` holds the
-    job's fields for provenance, lower case without the prefix; {} outside Slurm. `ucx_settings` are
-    the UCX_* variables, `settings` those that other libraries and Slurm read, by their own names.
+    `is_profiled`: Nsight Systems watches this process. `job_end_unix_s`: when Slurm will end the
+    job, None where it does not say. `slurm` holds the job's fields for provenance, lower case
+    without the prefix; {} outside Slurm. `ucx_settings` are the UCX_* variables, `settings` those
+    that other libraries and Slurm read, by their own names.
     """
 
     launcher: str = "none"
@@ -131,6 +132,7 @@ class LaunchEnv:
     job_id: str = ""
     omp_threads: int | None = None
     job_end_unix_s: float | None = None
+    is_profiled: bool = False
     num_cpus: int = 1
     cache_dir: Path = Path()
     slurm: dict[str, str] = field(default_factory=dict)
@@ -165,6 +167,7 @@ def read_launch(environ: Mapping[str, str] | None = None) -> LaunchEnv:
         num_local=_number(environ, found.num_local) if found else None,
         job_id=environ.get("SLURM_JOB_ID", ""),
         omp_threads=_omp_threads(environ),
+        is_profiled="NSYS_PROFILING_SESSION_ID" in environ,
         job_end_unix_s=_number(environ, "SLURM_JOB_END_TIME"),
         num_cpus=len(os.sched_getaffinity(0)),
         cache_dir=_cache_dir(environ),

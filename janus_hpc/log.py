@@ -1,33 +1,67 @@
-"""Sets up the standard library's logging for a program on many ranks.
-
-Knows how a line is prefixed and which ranks may speak, nothing of what is said.
+"""Where the package's log goes: the console of world rank 0, and one file a rank. Says where ranks may speak,
+nothing of what is said.
 """
 
 import logging
 import sys
+from pathlib import Path
 
 ROOT_LOGGER = "janus_hpc"
+_LEVEL_PREFIX = "%(levelname_prefix)s%(message)s"
 
 
-def setup_logging(label: str, *, console: bool, level: int = logging.INFO) -> logging.Logger:
-    """Write the package's log to stderr as `[label] message`; without `console` only warnings.
+def setup_logging(
+    label: str, *, console: bool, level: str = "info", file: Path | None = None
+) -> logging.Logger:
+    """Write the package's log to stderr as `[label] message`, and with the time to `file`, appending.
 
-    `label` names the rank, as `Topology.label` does. May be called again when the role is known.
+    `label` names the rank, as `Topology.label` does. Without `console` only warnings go to stderr. Every line is
+    written in one go, so that lines of several ranks do not mix. Raises OSError where the file cannot be written.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"[{label}] %(levelname_prefix)s%(message)s"))
-    handler.addFilter(_name_levels)
     logger = logging.getLogger(ROOT_LOGGER)
     for old in list(logger.handlers):
         logger.removeHandler(old)
-    logger.addHandler(handler)
-    logger.setLevel(level if console else max(level, logging.WARNING))
+        old.close()
+    least = logging.getLevelNamesMapping()[level.upper()]
+    on_console = logging.StreamHandler(sys.stderr)
+    on_console.setLevel(least if console else max(least, logging.WARNING))
+    logger.addHandler(_named(on_console, f"[{label}] {_LEVEL_PREFIX}"))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        logger.addHandler(_named(logging.FileHandler(file, encoding="utf-8"), _with_time(label)))
+    logger.setLevel(least)
     logger.propagate = False
     return logger
 
 
+def relabel(label: str) -> None:
+    """The rank has another role from now on."""
+    for handler in logging.getLogger(ROOT_LOGGER).handlers:
+        is_file = isinstance(handler, logging.FileHandler)
+        text = _with_time(label) if is_file else f"[{label}] {_LEVEL_PREFIX}"
+        handler.setFormatter(logging.Formatter(text))
+
+
+def _named(handler: logging.Handler, text: str) -> logging.Handler:
+    handler.setFormatter(logging.Formatter(text))
+    handler.addFilter(_name_levels)
+    return handler
+
+
+def _with_time(label: str) -> str:
+    return f"%(asctime)s [{label}] {_LEVEL_PREFIX}"
+
+
 def _name_levels(record: logging.LogRecord) -> bool:
-    """Progress reads as plain text; warnings and errors say what they are."""
-    is_notable = record.levelno >= logging.WARNING
-    record.levelname_prefix = f"{record.levelname.lower()}: " if is_notable else ""
+    """Progress reads as plain text; debug lines, warnings and errors say what they are."""
+    is_plain = record.levelno == logging.INFO
+    record.levelname_prefix = "" if is_plain else f"{record.levelname.lower()}: "
     return True
+
+
+def write_to_file(text: str) -> None:
+    """Into the rank's log file alone, for what is already on the console."""
+    record = logging.LogRecord(ROOT_LOGGER, logging.ERROR, "", 0, text, None, None)
+    for handler in logging.getLogger(ROOT_LOGGER).handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

@@ -10,6 +10,7 @@ from janus_hpc import config
 from janus_hpc.bench.balance_command import balance
 from janus_hpc.bench.command_parts import names, sizes, write_records
 from janus_hpc.bench.kernel_commands import experts, kernels
+from janus_hpc.bench.overhead_command import overhead
 from janus_hpc.bench.plan_command import plan
 from janus_hpc.cli_options import run_options
 from janus_hpc.cli_world import start_world
@@ -23,6 +24,7 @@ from janus_hpc.planner.cost_table import read_table
 NOT_HERE = (
     "prompts", "model", "output", "split", "strict", "fresh", "overwrite", "retry_failed",
     "max_tokens", "temperature", "seed", "max_context", "batch_rows", "rebalance", "trace",
+    "routing_trace", "metrics", "shard", "drain_s", "stall_s", "log_level",
     "replan", "slo_tpot_ms", "slo_percentile", "profile",
 )  # fmt: skip
 
@@ -35,6 +37,7 @@ def bench() -> None:
 bench.add_command(balance)
 bench.add_command(experts)
 bench.add_command(kernels)
+bench.add_command(overhead)
 bench.add_command(plan)
 
 

@@ -5,6 +5,7 @@ One process, random weights, routing uniform over all experts of the model; no r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from janus_hpc.bench.expert_peers import Layout, PeerExperts
 from janus_hpc.bench.timing import Call, memory_speeds, times_us
 from janus_hpc.errors import UsageError
 from janus_hpc.kernels.ops import Ops, PackedExperts
+from janus_hpc.models.config_file import ConfigFile
+from janus_hpc.models.registry import spec_of
 from janus_hpc.models.shapes import shape_config
 
 # Legend: T tokens, J choices a token, S slots, D hidden, I expert width.
@@ -51,16 +54,16 @@ class Sizes:
     @classmethod
     def of_shape(cls, name: str, num_slots: int | None) -> "Sizes":
         """Errors: UsageError for an unknown shape, or for more slots than experts."""
-        values = shape_config(name)
-        num_experts: int = values["num_experts"]
+        spec = spec_of(ConfigFile(Path(name), shape_config(name)))
+        num_experts = spec.moe.num_experts
         if num_slots is not None and num_slots > num_experts:
             raise UsageError(f"--slots {num_slots}: {name} has {num_experts} experts")
         return cls(
             name=name,
-            hidden=values["hidden_size"],
-            inter=values["moe_intermediate_size"],
+            hidden=spec.hidden,
+            inter=spec.moe.width,
             num_experts=num_experts,
-            top_k=values["num_experts_per_tok"],
+            top_k=spec.moe.top_k,
             num_slots=num_slots or num_experts,
         )
 

@@ -81,6 +81,9 @@ def kernels(env: LaunchEnv, /, **given: Any) -> int:
     """Each kernel against its plain torch twin, and a library's where there is one."""
     tokens = sizes(given["tokens"], "--tokens")
     values = shape_config(given["shape"])
+    if "head_dim" not in values:
+        grouped = ", ".join(name for name, its in shapes().items() if "head_dim" in its)
+        raise UsageError(f"--shape {given['shape']}: kernels are timed for {grouped}")
     if given["slots"] > values["num_experts"]:
         raise UsageError(
             f"--slots {given['slots']}: {given['shape']} has {values['num_experts']} experts"

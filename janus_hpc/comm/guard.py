@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from janus_hpc.comm.world import World
 from janus_hpc.errors import ExitCode, JanusError
+from janus_hpc.log import write_to_file
 
 # How long a launcher gets to forward a last message.
 FORWARD_S = 0.3
@@ -65,6 +66,7 @@ def end_from_thread(world: World, text: str, exit_code: int) -> None:
     """End every rank from a thread that is not the one in MPI. Does not return."""
     sys.stderr.write(f"[{world.label}] {text}\n")
     sys.stderr.flush()
+    write_to_file(text)
     time.sleep(FORWARD_S)
     # Where the abort hangs too, the launcher ends the others once this process is gone.
     last_resort = threading.Timer(ABORT_LIMIT_S, os._exit, [exit_code])
@@ -87,7 +89,9 @@ def _end(world: World, error: BaseException) -> None:
     where = f" {world.pulse.where}" if world.pulse.where else ""
     # One write, so that lines of several ranks do not mix.
     sys.stdout.flush()
-    sys.stderr.write(f"[{world.label}]{where}: {text}\n")
+    line = f"[{world.label}]{where}: {text}"
+    sys.stderr.write(f"{line}\n")
+    write_to_file(line)
     sys.stderr.flush()
     # The launcher stops forwarding output as soon as it learns of the abort.
     time.sleep(FORWARD_S)

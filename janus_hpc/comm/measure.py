@@ -6,7 +6,7 @@ Knows links and shared memory, no exchange; what follows from the figures is the
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,8 +15,9 @@ from mpi4py import MPI
 from janus_hpc.comm.costs import ExchangeCosts, LinkCosts, MemoryCosts
 from janus_hpc.comm.links.link import Link, Transfer
 from janus_hpc.comm.links.make import make_link
+from janus_hpc.comm.pulse import Waiting
 from janus_hpc.comm.shm_memory import SharedMemory
-from janus_hpc.comm.waits import WaitPolicy, make_policy, wait_until
+from janus_hpc.comm.waits import WaitPolicy, wait_until
 from janus_hpc.comm.world import World
 
 _TAG = 1
@@ -67,7 +68,7 @@ def measure_costs(
     `inters`: links as `make_link` takes them, like `ucx_settings`; each comes under its real name.
     Errors as there.
     """
-    policy = make_policy(timeout_s, ranks_per_core=world.ranks_per_core)
+    policy = world.make_policy(timeout_s)
     links = {}
     for inter in inters:
         ranks = range(world.world_size)
@@ -75,6 +76,40 @@ def measure_costs(
         links[link.name] = _Meter(world, link, policy, effort).costs()
         link.free()
     return ExchangeCosts(links=links, memory=_memory_costs(world, policy, effort))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTimes:
+    """One way seconds: pair of world ranks -> message size -> time. `link` and `detail` as of a link."""
+
+    link: str
+    detail: str
+    times: dict[tuple[int, int], dict[int, float]]
+
+
+def measure_pairs(
+    world: World,
+    inter: str,
+    rounds: Sequence[Sequence[tuple[int, int]]],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    ucx_settings: Mapping[str, str] | None = None,
+) -> PairTimes:
+    """Times of pairs, round after round, alike on every rank; the pairs of a round go at once.
+
+    `sizes`: message sizes with round trips of each. Waits are the world's. Errors as `make_link`.
+    Collective over the world.
+    """
+    ranks = range(world.world_size)
+    link = make_link(world.comm, ranks, inter, policy=world.policy, user_settings=ucx_settings)
+    meter = _Meter(world, link, world.policy, replace(QUICK, sizes=sizes, bulk_bytes=0))
+    times: dict[tuple[int, int], dict[int, float]] = {pair: {} for its in rounds for pair in its}
+    for pairs in rounds:
+        for size, repeats in sizes:
+            for pair, time_s in meter.pair_times_s(pairs, size, repeats).items():
+                times[pair][size] = time_s
+    link.free()
+    return PairTimes(link=link.name, detail=link.detail, times=times)
 
 
 class _Meter:
@@ -120,7 +155,13 @@ class _Meter:
         ]
 
     def _one_way_s(self, pairs: list[tuple[int, int]], num_bytes: int, repeats: int) -> float:
-        """Half the median round trip, the median over pairs, which all go at once."""
+        """The median over pairs, which all go at once."""
+        return statistics.median(self.pair_times_s(pairs, num_bytes, repeats).values())
+
+    def pair_times_s(
+        self, pairs: Sequence[tuple[int, int]], num_bytes: int, repeats: int
+    ) -> dict[tuple[int, int], float]:
+        """Half the median round trip of each pair; all go at once, and no rank is in two of them."""
         me, times_s = self._world.world_rank, []
         peer = next((b if me == a else a for a, b in pairs if me in (a, b)), None)
         self._world.barrier()
@@ -133,8 +174,8 @@ class _Meter:
             times_s.append(time.perf_counter() - started_s)
         # The first one may connect.
         mine = statistics.median(times_s[1:]) / 2 if times_s and (me, peer) in pairs else None
-        found: list[float] = [its for its in self._world.allgather(mine) if its is not None]
-        return statistics.median(found)
+        found = self._world.allgather(mine)
+        return {(a, b): found[a] for a, b in pairs}
 
     def _node_rate(self) -> float:
         """All ranks of a node send to those of its neighbour, then the other way."""
@@ -176,7 +217,11 @@ class _Meter:
                 transfers.pop()
             return not transfers
 
-        wait_until(is_ready, self._policy, lambda: f"{self._world.label} measures link {link.name}")
+        wait_until(
+            is_ready,
+            self._policy,
+            lambda: Waiting(f"{self._world.label} measures link {link.name}"),
+        )
 
 
 def _pairs_inside(ranks_of: list[list[int]]) -> list[tuple[int, int]]:
@@ -215,8 +260,8 @@ def _signal_s(world: World, policy: WaitPolicy, repeats: int) -> float:
     words = shared.memory.cast("B").cast("q")
     mine, theirs = (0, 8) if world.local_rank == 0 else (8, 0)
 
-    def describe() -> str:
-        return f"{world.label} waits for a counter"
+    def describe() -> Waiting:
+        return Waiting(f"{world.label} waits for a counter")
 
     world.barrier()
     started_s = time.perf_counter()

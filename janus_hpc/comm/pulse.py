@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from janus_hpc.watch.spans import NoSpans
+
 
 class Waiting(NamedTuple):
     """What is waited for, in words, and from which world ranks; () for all of them."""
@@ -28,7 +30,7 @@ class Pulse:
     computes.
 
     `in_steps`: it is in the steps of a batch, where nothing takes long. `attention_s`, `experts_s`: seconds
-    computed as either so far; `num_steps` of the model.
+    computed as either so far; `num_steps` of the model. `spans`: what it spends its time with.
     """
 
     def __init__(self) -> None:
@@ -39,11 +41,17 @@ class Pulse:
         self.num_steps = 0
         self.attention_s = 0.0
         self.experts_s = 0.0
+        self.spans = NoSpans()
 
     def beat(self, where: str) -> None:
         """The next piece of work begins."""
         self.where = where
         self.count += 1
+
+    def tell(self, attention_s: float, experts_s: float) -> None:
+        """A step begins; these are the seconds computed so far."""
+        self.num_steps += 1
+        self.attention_s, self.experts_s = attention_s, experts_s
 
     def waits(self, describe: Callable[[], Waiting]) -> None:
         """A wait turns out to be no short one; `waited` ends it."""

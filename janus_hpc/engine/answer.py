@@ -2,6 +2,7 @@
 around it, and the border between two batches.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from janus_hpc.engine.row_input import RowInput
 from janus_hpc.engine.signals import StopFlag
 from janus_hpc.results.journal import JournalWriter
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -29,6 +32,12 @@ class Answered:
     account: Account | None
     seconds: float
     stopped: str
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated in this launch, as world rank 0 knows it; 0 elsewhere."""
+        tallies = [] if self.account is None else self.account.tallies
+        return sum(its.tokens_generated for its in tallies)
 
 
 def answer(plan: RunPlan, border: Border, stop: StopFlag, progress: Progress | None) -> Answered:
@@ -89,6 +98,7 @@ class _Answering:
         )
         began_s = time.monotonic()
         part = border.part
+        log.debug("batch of %d rows begins", len(rows))
         with border.setup.world.pulse.steps():
             headers = part.run(rows, hooks)
         if part.joined.exchange is not None:
@@ -96,9 +106,10 @@ class _Answering:
         # A stop that comes with the last row changes nothing; parked ranks have no headers.
         stopped = not all(h.done for h in headers)
         seconds = time.monotonic() - began_s
+        log.debug("batch ended after %.3g s, %s", seconds, "rows are left" if stopped else "done")
         if self._journal is not None:
             # At the next border this rank may turn to something else for a long time.
-            self._journal.sync()
+            self._sync(self._journal.sync)
         # Samples stay behind in a part that ends with a change of roles.
         with_trace = is_last or plan.config.rebalance != "off" or plan.config.replan != "off"
         report = self._reporter.report(part, with_trace=with_trace)
@@ -124,11 +135,9 @@ class _Answering:
             self._journal = JournalWriter(plan.run_dir, plan.launch, own, plan.fingerprint)
         return self._journal.append
 
-    def _tell_pulse(self) -> None:
-        pulse, tallies = self._border.setup.world.pulse, self._border.part.tallies
-        pulse.num_steps += 1
-        pulse.attention_s = tallies.decoding.attention_s + tallies.mixed.attention_s
-        pulse.experts_s = tallies.decoding.experts_s + tallies.mixed.experts_s
+    def _sync(self, sync: Callable[[], object]) -> None:
+        with self._border.setup.world.pulse.spans.span("journal"):
+            sync()
 
     def _must_stop(self) -> bool:
         return self._stop() or self._horizon.is_over()
@@ -148,8 +157,9 @@ class _Answering:
         self, elsewhere: list[tuple[int, ...]], is_last: bool, headers: list[StepHeader]
     ) -> None:
         if self._journal is not None:
-            self._journal.maybe_sync(time.monotonic())
-        self._tell_pulse()
+            self._sync(partial(self._journal.maybe_sync, time.monotonic()))
+        tallies = self._border.part.tallies
+        self._border.setup.world.pulse.tell(tallies.attention_s, tallies.experts_s)
         if self._progress is not None:
             done = all(h.done for h in headers)
             stopping = is_last_step(headers) and not done

@@ -12,6 +12,7 @@ import torch
 
 from janus_hpc.batcher import Batcher, Sequence, StepBatch, even_sizes
 from janus_hpc.comm.exchange import Exchange, StepHeader
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.core import FinishReason, RowProgress, RowResult
 from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.engine.claims import ClaimQueue
@@ -58,7 +59,7 @@ class AttentionLoop:
         stop_asked: Callable[[], bool],
         horizon: Horizon,
         on_step: Callable[[list[StepHeader]], None],
-        note: Callable[[str], None],
+        pulse: Pulse,
         tallies: Tallies,
     ) -> None:
         self.model = model
@@ -76,7 +77,7 @@ class AttentionLoop:
         self.stop_asked = stop_asked
         self.horizon = horizon
         self.on_step = on_step
-        self.note = note
+        self.pulse = pulse
         self.tallies = tallies
         self._num_admitted = self._tokens_admitted = 0
 
@@ -87,8 +88,10 @@ class AttentionLoop:
         """
         while True:
             started_s = time.perf_counter()
+            self.pulse.spans.next_step()
             batch = self.batcher.next_step()
-            headers = self.exchange.open_step(self._header(batch))
+            with self.pulse.spans.span("wait for headers"):
+                headers = self.exchange.open_step(self._header(batch))
             opened_s = time.perf_counter() - started_s
             self.on_step(headers)
             if is_last(headers):
@@ -125,7 +128,8 @@ class AttentionLoop:
     def _admit(self, row_indices: list[int]) -> None:
         if not row_indices:
             return
-        active, refused = self.rows.admit(row_indices)
+        with self.pulse.spans.span("read rows"):
+            active, refused = self.rows.admit(row_indices)
         for result in refused:
             self._finish_row(result)
         for row in active:
@@ -142,14 +146,15 @@ class AttentionLoop:
         tokens = build_tokens(batch, self.model).split(sizes)
         streams = [self.model.forward(part, self.cache) for part in tokens]
         order = exchange_order(self.model.spec.sparse_layers, self.num_microbatches)
-        step = Interleaved(streams, self.exchange, self.gate, self.note)
+        step = Interleaved(streams, self.exchange, self.gate, self.pulse)
         built_s = time.perf_counter()
         h_TD = torch.cat(step.run(order, self.while_away))
         self.exchange.settle()
         passed_s = time.perf_counter()
         if batch.sampled:
             rows_S = torch.tensor(batch.last_tokens, device=h_TD.device)
-            self._sample(batch, self.model.logits(h_TD, rows_S))
+            with self.pulse.spans.span("head and sampling"):
+                self._sample(batch, self.model.logits(h_TD, rows_S))
         ended_s = time.perf_counter()
         if self.gate is not None:
             routing_s = self.gate.busy_s - routing_s

@@ -14,7 +14,7 @@ from janus_hpc.engine.held import Moved
 from janus_hpc.engine.parts import Kept, Part, rebuild_part
 from janus_hpc.engine.setup import EngineSetup, with_split
 from janus_hpc.errors import JanusError
-from janus_hpc.log import setup_logging
+from janus_hpc.log import relabel
 from janus_hpc.placement.placement import Placement
 from janus_hpc.placement.world_rows import aligned_with
 from janus_hpc.topology import Topology
@@ -106,6 +106,7 @@ class Border:
         assignment = decision.assignment or self.assignment
         num, why = self._microbatches(assignment, decision)
         world, started_s = self.setup.world, time.monotonic()
+        world.pulse.beat("border between batches")
         if assignment != self.assignment or num != self.part.joined.microbatches.num:
             verb = f"re-split {self.assignment.split} -> {assignment.split}"
             self._say(f"{verb} begins: {decision.why}")
@@ -150,7 +151,7 @@ class Border:
         world = self.setup.world
         self._leave()
         topology = world.topology(assignment.roles)
-        setup_logging(world.label, console=world.world_rank == 0)
+        relabel(world.label)
         new = self._aligned(placement, topology)
         self._fill(topology, new)
         self.setup = with_split(self.setup, topology, new)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from janus_hpc.comm.exchange import Exchange, RoutedRows, StepHeader
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.engine.ending import is_last
 from janus_hpc.engine.order import exchange_order
 from janus_hpc.engine.tallies import StepSums, Tallies
@@ -23,19 +24,25 @@ class Experts(Protocol):
     def compute_routed(self, layer: int, routed: RoutedRows, out_ND: torch.Tensor) -> None: ...
 
 
-def serve_layer(exchange: Exchange, experts: Experts, layer: int, microbatch: int) -> None:
+def serve_layer(
+    exchange: Exchange, experts: Experts, pulse: Pulse, layer: int, microbatch: int
+) -> None:
     """One exchange as seen from the expert side; nothing is computed for zero tokens."""
-    if exchange.gate == "agate":
-        rows = exchange.recv_routed(layer, microbatch)
-        compute = partial(experts.compute_routed, layer, rows)
-    else:
-        x_ND, _ = exchange.recv_tokens(layer, microbatch)
-        compute = partial(experts.compute, layer, x_ND)
-    y_ND = exchange.output_buffer(layer, microbatch, exchange.num_rows(microbatch))
-    y_ND.zero_()
-    if y_ND.shape[0]:
-        compute(y_ND)
-    exchange.send_outputs(layer, microbatch, y_ND)
+    span = pulse.spans.span
+    with span("wait for tokens", layer, microbatch):
+        if exchange.gate == "agate":
+            rows = exchange.recv_routed(layer, microbatch)
+            compute = partial(experts.compute_routed, layer, rows)
+        else:
+            x_ND, _ = exchange.recv_tokens(layer, microbatch)
+            compute = partial(experts.compute, layer, x_ND)
+    with span("experts", layer, microbatch):
+        y_ND = exchange.output_buffer(layer, microbatch, exchange.num_rows(microbatch))
+        y_ND.zero_()
+        if y_ND.shape[0]:
+            compute(y_ND)
+    with span("send outputs", layer, microbatch):
+        exchange.send_outputs(layer, microbatch, y_ND)
 
 
 def run_expert(
@@ -43,16 +50,18 @@ def run_expert(
     experts: ExpertModel,
     num_microbatches: int,
     stop_asked: Callable[[], bool],
-    note: Callable[[str], None],
+    pulse: Pulse,
     on_step: Callable[[list[StepHeader]], None],
     tallies: Tallies,
 ) -> list[StepHeader]:
     """Serve steps until every attention rank is done or a stop was agreed on; returns the last headers.
 
-    Adds to `tallies` what its steps took. `note` is told where this rank is, for the message should it die.
+    Adds to `tallies` what its steps took. `pulse` is told where this rank is.
     """
     while True:
-        headers = exchange.open_step(None, stop=stop_asked())
+        pulse.spans.next_step()
+        with pulse.spans.span("wait for headers"):
+            headers = exchange.open_step(None, stop=stop_asked())
         on_step(headers)
         if is_last(headers):
             return headers
@@ -60,6 +69,6 @@ def run_expert(
             continue
         busy_s = experts.busy_s
         for layer, microbatch in exchange_order(experts.spec.sparse_layers, num_microbatches):
-            note(f"layer {layer}, microbatch {microbatch}")
-            serve_layer(exchange, experts, layer, microbatch)
+            pulse.beat(f"layer {layer}, microbatch {microbatch}")
+            serve_layer(exchange, experts, pulse, layer, microbatch)
         tallies.stages(headers, StepSums(num_steps=1, experts_s=experts.busy_s - busy_s))

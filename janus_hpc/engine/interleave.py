@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from janus_hpc.comm.exchange import Exchange
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.experts.routed_gate import RoutedGate
 from janus_hpc.models.attention_model import Away, Forward
 
@@ -36,12 +37,12 @@ class Interleaved:
         streams: Sequence[Forward],
         exchange: Exchange,
         gate: RoutedGate | None,
-        note: Callable[[str], None],
+        pulse: Pulse,
     ) -> None:
         self.streams = streams
         self.exchange = exchange
         self.gate = gate
-        self.note = note
+        self.pulse = pulse
         self.busy_s = 0.0
         # Per microbatch what was sent, and what was computed since; None before its first MoE layer.
         self.away: list[tuple[Away, torch.Tensor | None] | None] = [None] * len(streams)
@@ -51,29 +52,33 @@ class Interleaved:
     ) -> list[torch.Tensor]:
         """Each microbatch's h_TD. A microbatch's outputs are taken when its turn comes in the next layer."""
         for layer, microbatch in order:
-            self.note(f"layer {layer}, microbatch {microbatch}")
-            away = self._to_next_layer(microbatch)
+            self.pulse.beat(f"layer {layer}, microbatch {microbatch}")
+            span = self.pulse.spans.span
+            away = self._to_next_layer(layer, microbatch)
             assert away.layer == layer, f"{away.layer=} {layer=} {microbatch=}"
-            send_tokens(self.exchange, self.gate, layer, microbatch, away.x_TD)
+            with span("send tokens", layer, microbatch):
+                send_tokens(self.exchange, self.gate, layer, microbatch, away.x_TD)
             while_away(layer, microbatch)
             started_s = time.perf_counter()
-            self.away[microbatch] = (away, away.meanwhile())
+            with span("shared expert", layer, microbatch):
+                self.away[microbatch] = (away, away.meanwhile())
             self.busy_s += time.perf_counter() - started_s
         return [self._to_end(microbatch) for microbatch in range(len(self.streams))]
 
-    def _to_next_layer(self, microbatch: int) -> Away:
+    def _to_next_layer(self, layer: int, microbatch: int) -> Away:
         waiting = self.away[microbatch]
         y_TD = None if waiting is None else self._outputs(microbatch, *waiting)
         started_s = time.perf_counter()
         try:
             stream = self.streams[microbatch]
-            return next(stream) if y_TD is None else stream.send(y_TD)
+            with self.pulse.spans.span("attention", layer, microbatch):
+                return next(stream) if y_TD is None else stream.send(y_TD)
         finally:
             self.busy_s += time.perf_counter() - started_s
 
     def _to_end(self, microbatch: int) -> torch.Tensor:
         try:
-            self._to_next_layer(microbatch)
+            self._to_next_layer(-1, microbatch)
         except StopIteration as end:
             h_TD: torch.Tensor = end.value
             return h_TD
@@ -81,6 +86,7 @@ class Interleaved:
 
     def _outputs(self, microbatch: int, away: Away, shared_TD: torch.Tensor | None) -> torch.Tensor:
         """y_TD float32 of what is away, on its device, the shared expert's part added."""
-        y_TD = self.exchange.recv_outputs(away.layer, microbatch)
+        with self.pulse.spans.span("wait for outputs", away.layer, microbatch):
+            y_TD = self.exchange.recv_outputs(away.layer, microbatch)
         y_TD = y_TD.to(away.x_TD.device, torch.float32)
         return y_TD if shared_TD is None else y_TD + shared_TD

@@ -12,6 +12,7 @@ import torch
 
 from janus_hpc.batcher import Batcher
 from janus_hpc.comm.exchange import Exchange, StepHeader
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.core import RowProgress, RowResult
 from janus_hpc.engine.active import ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop, RowSource
@@ -103,7 +104,7 @@ class ExpertPart:
                 self.experts,
                 self.joined.microbatches.num,
                 hooks.stop_asked,
-                self.setup.world.pulse.beat,
+                self.setup.world.pulse,
                 hooks.on_step,
                 self.tallies,
             )
@@ -158,7 +159,7 @@ class AttentionPart:
             stop_asked=hooks.stop_asked,
             horizon=hooks.horizon,
             on_step=hooks.on_step,
-            note=self.setup.world.pulse.beat,
+            pulse=self.setup.world.pulse,
             tallies=self.tallies,
         )
         with torch.inference_mode():
@@ -211,7 +212,7 @@ def _part(setup: EngineSetup, kept: Kept, loaded: Loaded, joined: Joined) -> Par
         exchange,
         model,
         cache,
-        partial(_serve_own, exchange, experts),
+        partial(_serve_own, exchange, experts, setup.world.pulse),
     )
 
 
@@ -275,11 +276,11 @@ def _cache(setup: EngineSetup) -> KVCache:
 
 
 def _serve_own(
-    exchange: Exchange, experts: ExpertModel | None, layer: int, microbatch: int
+    exchange: Exchange, experts: ExpertModel | None, pulse: Pulse, layer: int, microbatch: int
 ) -> None:
     """What a rank with both roles does while its tokens are away; nothing on one without experts."""
     if experts is not None:
-        serve_layer(exchange, experts, layer, microbatch)
+        serve_layer(exchange, experts, pulse, layer, microbatch)
 
 
 def _busy_s(experts: ExpertModel | None) -> float:

@@ -37,6 +37,7 @@ from janus_hpc.results.done import load_done
 from janus_hpc.results.durable import check_replaceable
 from janus_hpc.results.lock import run_lock
 from janus_hpc.results.manifest import (
+    began_at_unix_s,
     differences,
     fingerprint_bytes,
     load_manifest,
@@ -134,7 +135,8 @@ def _decide(
     fields = _fingerprint_fields(config, index, rows, model_dir, dtype, max_context)
     if output.exists() and not config.overwrite:
         return _already_complete(config, output, fields, run_dir)
-    _check_traces(config, (output, prompts))
+    resumes = load_manifest(run_dir) is not None and not config.fresh
+    _check_traces(config, (output, prompts), resumes=resumes)
     if config.fresh:
         _discard(run_dir)
     manifest, launch = start_launch(run_dir, fields, _launch_info(config, env, allocation.hosts))
@@ -160,7 +162,7 @@ def _decide(
         device=allocation.device,
         max_context=max_context,
         launch=launch.number,
-        began_at_unix_s=int(manifest.launches[0].info["started_at_unix_s"]),
+        began_at_unix_s=began_at_unix_s(run_dir, manifest),
         fingerprint=digest,
         fingerprint_fields=fields,
         num_rows=index.num_rows,
@@ -259,13 +261,18 @@ def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence
         )
 
 
-def _check_traces(config: RunConfig, others: Sequence[Path]) -> None:
+def _check_traces(config: RunConfig, others: Sequence[Path], *, resumes: bool) -> None:
     """Before the run: its traces can be written, and take no other file's place."""
     taken = list(others)
-    for name, given in (("--routing-trace", config.routing_trace), ("--trace", config.trace)):
+    # A run that goes on writes its timeline anew.
+    overwrite = config.overwrite or resumes
+    traces = (("--routing-trace", config.routing_trace), ("--trace", config.trace))
+    for name, given in traces:
         if given is not None:
-            _check_trace_file(Path(given), name, taken, config.overwrite)
+            _check_trace_file(Path(given), name, taken, overwrite)
             taken.append(Path(given))
+    if config.metrics is not None:
+        _check_trace_file(Path(config.metrics), "--metrics", taken, overwrite=True)
 
 
 def _check_trace_file(path: Path, name: str, others: Sequence[Path], overwrite: bool) -> None:

@@ -7,10 +7,12 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from janus_hpc.engine.tallies import Counters
+from janus_hpc.watch.prometheus import Metric, write_metrics
 
 LINE_EVERY_S = 5.0
 BAR_EVERY_S = 0.2
@@ -22,9 +24,16 @@ class Progress:
     """`num_resumed` rows were finished by earlier launches and count as done from the start."""
 
     def __init__(
-        self, path: Path, num_rows: int, num_resumed: int, num_failed: int, out: TextIO = sys.stderr
+        self,
+        path: Path,
+        num_rows: int,
+        num_resumed: int,
+        num_failed: int,
+        metrics: Path | None = None,
+        out: TextIO = sys.stderr,
     ) -> None:
         self.path = path
+        self.metrics = metrics
         self.num_rows = num_rows
         self.num_resumed = num_resumed
         self.num_failed = num_failed
@@ -96,6 +105,38 @@ class Progress:
         aside = self.path.with_name(self.path.name + ".tmp")
         aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         os.replace(aside, self.path)
+        if self.metrics is not None:
+            write_metrics(self.metrics, _metrics(values))
+
+
+_GAUGES = {
+    "rows": "rows of this run",
+    "rows_in_flight": "rows being answered",
+    "tokens_per_s": "output tokens a second since this launch began",
+    "eta_s": "seconds to go at this rate",
+    "elapsed_s": "seconds since this launch began",
+    "updated_at_unix_s": "when this was written",
+}
+_COUNTERS = {
+    "rows_done": "rows finished, earlier launches' included",
+    "rows_failed": "rows that ended in an error",
+    "tokens_generated": "output tokens of this launch",
+}
+_STATES = ("running", "merging", "interrupted", "complete")
+
+
+def _metrics(values: Mapping[str, Any]) -> list[Metric]:
+    """What is in progress.json, under Prometheus's names."""
+    found = []
+    for names, kind, suffix in ((_GAUGES, "gauge", ""), (_COUNTERS, "counter", "_total")):
+        for name, text in names.items():
+            its = values[name]
+            samples: list[tuple[Mapping[str, str], float]] = []
+            if its is not None:
+                samples.append(({}, float(its)))
+            found.append(Metric(f"janus_{name}{suffix}", kind, text, samples))
+    states = [({"state": its}, float(values["state"] == its)) for its in _STATES]
+    return [*found, Metric("janus_state", "gauge", "1 for the state the run is in", states)]
 
 
 def _duration(seconds: float) -> str:

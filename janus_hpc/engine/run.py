@@ -3,9 +3,8 @@
 import logging
 import shutil
 from contextlib import ExitStack
-from functools import partial
+from pathlib import Path
 
-from janus_hpc.comm.guard import end_from_thread
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.answer import answer
@@ -13,6 +12,7 @@ from janus_hpc.engine.border import Border
 from janus_hpc.engine.deciders import Decider, make_decider
 from janus_hpc.engine.device import agree_on_device, room_bytes
 from janus_hpc.engine.finish import finish_run, remove_run_dir
+from janus_hpc.engine.observe import Observation
 from janus_hpc.engine.parts import Kept, Part, load_part
 from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.planned_split import make_planner, plan_first
@@ -22,12 +22,11 @@ from janus_hpc.engine.replanning import Replanning
 from janus_hpc.engine.run_profile import find_profile
 from janus_hpc.engine.setup import EngineSetup, make_setup
 from janus_hpc.engine.signals import StopFlag
-from janus_hpc.engine.watchdog import Watchdog
 from janus_hpc.errors import ExitCode, JanusError
 from janus_hpc.kernels.native.balance_library import open_balance_library
 from janus_hpc.kernels.native_ops import NativeOps
 from janus_hpc.launch import LaunchEnv
-from janus_hpc.log import setup_logging
+from janus_hpc.log import relabel
 from janus_hpc.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -47,9 +46,9 @@ def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
             if world.world_rank == 0:
                 log.info("%s is complete already: %d rows", plan.output, plan.num_rows)
             return ExitCode.ROWS_FAILED if plan.num_failed else ExitCode.OK
-        end = partial(end_from_thread, world)
-        with Watchdog(world, plan.run_dir, plan.launch, config.stall_s, end):
-            code, is_complete = _run(world, env, plan, stop)
+        with Observation(world, env, plan) as observation:
+            code, is_complete = _run(world, env, plan, stop, observation)
+        # Nobody writes into the run folder any more.
         world.barrier()
         if is_complete and world.world_rank == 0:
             remove_run_dir(plan)
@@ -93,11 +92,13 @@ def _allocation(world: World, config: RunConfig) -> Allocation:
     )
 
 
-def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> tuple[ExitCode, bool]:
+def _run(
+    world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag, observation: Observation
+) -> tuple[ExitCode, bool]:
     """The exit code, and whether the results are complete."""
     config = plan.config
     topology = world.topology(plan.roles)
-    setup_logging(world.label, console=world.world_rank == 0)
+    relabel(world.label)
     if world.world_rank == 0:
         log.info(
             "split %s (%s), dtype %s on %s", plan.split, plan.split_why, plan.dtype, plan.device
@@ -126,7 +127,9 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> tuple[E
             placement=plan.placement,
         )
         kept = Kept.nothing(setup)
-        part = load_part(setup, kept)
+        world.pulse.beat("loading weights")
+        with world.pulse.spans.span("load and join"):
+            part = load_part(setup, kept)
         world.barrier()
         if world.world_rank == 0:
             _say_what_was_chosen(plan, setup, part)
@@ -134,7 +137,11 @@ def _run(world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag) -> tuple[E
         facts = part.joined.facts()
         border = Border(setup, part, kept, plan.assignment, plan.first, _decider(plan, setup))
         del part
+        observation.start_energy(setup.device)
         answered = answer(plan, border, stop, progress)
+    facts["energy"] = observation.energy(answered.num_tokens)
+    observation.finish()
+    world.pulse.beat("merging" if not answered.stopped else "stopping")
     code = finish_run(world, env, plan, setup, facts, answered)
     if progress is not None and not answered.stopped:
         progress.complete()
@@ -169,4 +176,5 @@ def _say_what_was_chosen(plan: RunPlan, setup: EngineSetup, part: Part) -> None:
 
 def _progress(plan: RunPlan) -> Progress:
     path = plan.output.with_name(plan.output.name + ".progress.json")
-    return Progress(path, plan.num_own_rows, plan.num_resumed, plan.num_failed)
+    metrics = None if plan.config.metrics is None else Path(plan.config.metrics)
+    return Progress(path, plan.num_own_rows, plan.num_resumed, plan.num_failed, metrics)

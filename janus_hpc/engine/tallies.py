@@ -49,6 +49,16 @@ class Tallies:
     decoding: StepSums = field(default_factory=StepSums)
     mixed: StepSums = field(default_factory=StepSums)
 
+    @property
+    def attention_s(self) -> float:
+        """Seconds computed as attention in steps of either kind."""
+        return self.decoding.attention_s + self.mixed.attention_s
+
+    @property
+    def experts_s(self) -> float:
+        """The same of experts."""
+        return self.decoding.experts_s + self.mixed.experts_s
+
     def row(self, *, failed: bool) -> None:
         self.rows_done += 1
         self.rows_failed += failed

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from janus_hpc.comm.exchange import Exchange, RoutedRows, StepHeader
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.engine.expert_loop import serve_layer
 from janus_hpc.engine.interleave import send_tokens
 from janus_hpc.experts.expert_model import ExpertModel
@@ -100,6 +101,7 @@ def exchange_round_s(
     """
     times_s: list[float] = []
     header = StepHeader(num_tokens) if role.does_attention else None
+    pulse = Pulse()
     x_TD = _random_rows(num_tokens, hidden, row_dtype)
     for _ in range(NUM_STEPS):
         exchange.open_step(header)
@@ -108,7 +110,7 @@ def exchange_round_s(
             if role.does_attention:
                 send_tokens(exchange, gate, layer, 0, x_TD)
             if role.does_experts:
-                serve_layer(exchange, NoExperts(), layer, 0)
+                serve_layer(exchange, NoExperts(), pulse, layer, 0)
             if role.does_attention:
                 exchange.recv_outputs(layer, 0)
                 times_s.append(time.perf_counter() - started_s)

@@ -30,7 +30,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 class Watchdog:
     """Runs while it is entered. `stall_s` of 0: heartbeats only. `end` is called with a report and an exit code,
-    and must not return.
+    and must not return; `on_beat` with every heartbeat.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Watchdog:
         launch: int,
         stall_s: float,
         end: Callable[[str, int], None],
+        on_beat: Callable[[], None],
     ) -> None:
         self._world = world
         self._pulse: Pulse = world.pulse
@@ -47,6 +48,7 @@ class Watchdog:
         self._launch = launch
         self._stall_s = stall_s
         self._end = end
+        self._on_beat = on_beat
         interval_s = stall_s / BEATS_A_STALL if stall_s else MOST_INTERVAL_S
         self.interval_s = min(interval_s, MOST_INTERVAL_S)
         self._stopped = threading.Event()
@@ -76,6 +78,7 @@ class Watchdog:
             last_s = time.monotonic()
             while True:
                 file.write(self._beat())
+                self._on_beat()
                 if self._stall_s:
                     self._watch()
                 if self._stopped.wait(self.interval_s):

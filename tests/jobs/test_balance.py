@@ -79,7 +79,16 @@ def check_batches(found: h5py.File, slots: int) -> None:
 
 def test_routing_is_counted_alike_by_run_and_trace(folder: Path) -> None:
     """All tokens of a short run are sampled: the trace has the run's own counts, in both files."""
-    asked = ["--split", "1a2e", "--trace", "trace.h5", "-o", "traced.h5", "--microbatches", "1"]
+    asked = [
+        "--split",
+        "1a2e",
+        "--routing-trace",
+        "trace.h5",
+        "-o",
+        "traced.h5",
+        "--microbatches",
+        "1",
+    ]
     run_janus(3, "infer", "rows.jsonl", *OPTIONS, *asked, cwd=folder)
     run_janus(0, "results", "verify", "traced.h5", cwd=folder)
     run_janus(0, "results", "export", "traced.h5", "--to", "trace", "-o", "same.h5", cwd=folder)
@@ -93,7 +102,7 @@ def test_routing_is_counted_alike_by_run_and_trace(folder: Path) -> None:
 
 
 def test_a_trace_places_the_next_run_and_a_foreign_one_is_refused(folder: Path) -> None:
-    asked = ["--split", "1a3e", "--trace", "again.h5", "-o", "first.h5"]
+    asked = ["--split", "1a3e", "--routing-trace", "again.h5", "-o", "first.h5"]
     run_janus(4, "infer", "rows.jsonl", *OPTIONS, *asked, cwd=folder)
     asked = ["--split", "1a3e", "--placement-from", "again.h5", "-o", "second.h5"]
     run_janus(4, "infer", "rows.jsonl", *OPTIONS, *asked, cwd=folder)
@@ -113,7 +122,7 @@ def test_a_trace_places_the_next_run_and_a_foreign_one_is_refused(folder: Path) 
         (["--placement-from", "nowhere.h5"], "nowhere.h5: no such file"),
         (["--placement-from", "rows.jsonl"], "rows.jsonl: not a readable HDF5 file"),
         (["--balance", "best"], "--balance"),
-        (["--trace", "no/such/trace.h5"], "--trace"),
+        (["--routing-trace", "no/such/trace.h5"], "--routing-trace"),
     ],
 )
 def test_what_cannot_be_is_refused(folder: Path, options: list[str], expected: str) -> None:

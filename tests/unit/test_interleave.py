@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from janus_hpc.batcher import even_sizes
 from janus_hpc.comm.exchange import Exchange, Routing
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.engine.interleave import Interleaved
 from janus_hpc.engine.order import exchange_order
 from janus_hpc.experts.gate import Gate
@@ -58,7 +59,7 @@ class Recorder:
 
     def run(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
         streams = [self.forward(m, part) for m, part in enumerate(parts)]
-        step = Interleaved(streams, cast(Exchange, self), cast(Gate, self), lambda where: None)
+        step = Interleaved(streams, cast(Exchange, self), cast(Gate, self), Pulse())
         return step.run(exchange_order(LAYERS, len(parts)), lambda layer, microbatch: None)
 
 
@@ -91,7 +92,7 @@ def test_one_is_in_attention_while_the_other_is_away() -> None:
 def test_an_order_with_fewer_layers_than_the_model_is_noticed() -> None:
     recorder = Recorder("egate")
     streams = [recorder.forward(0, torch.ones(1, 1))]
-    step = Interleaved(streams, cast(Exchange, recorder), None, lambda where: None)
+    step = Interleaved(streams, cast(Exchange, recorder), None, Pulse())
     with pytest.raises(AssertionError, match="more MoE layers"):
         step.run(exchange_order(LAYERS[:1], 1), lambda layer, microbatch: None)
 

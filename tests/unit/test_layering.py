@@ -15,11 +15,11 @@ LEVELS = [
     ["bench", "doctor", "plan", "profile", "simulate", "status"],
     ["cli_world"],
     ["engine"],
-    ["planner", "results", "watch"],
+    ["planner", "results"],
     ["batcher", "models", "experts", "rows", "sampling"],
     ["layers", "comm", "weights"],
     ["kvcache", "demo", "cli_options", "placement", "routing"],
-    ["launch", "log", "kernels", "topology", "config", "models.spec"],
+    ["launch", "log", "kernels", "topology", "config", "models.spec", "watch"],
     ["core", "errors", "janus_hpc"],
 ]
 MAX_LINES = 400

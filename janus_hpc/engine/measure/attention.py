@@ -11,6 +11,7 @@ import torch
 
 from janus_hpc.batcher import Batcher, Sequence
 from janus_hpc.comm.exchange import RoutedRows, Routing, StepHeader
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.core import Row, RowResult, SamplingParams
 from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.engine.attention_loop import AttentionLoop
@@ -201,6 +202,6 @@ def _loop(bed: Bed, exchange: PacedExchange, b: int, context: int, num_steps: in
         stop_asked=lambda: False,
         horizon=NO_HORIZON,
         on_step=lambda headers: None,
-        note=lambda where: None,
+        pulse=Pulse(),
         tallies=Tallies(),
     )

@@ -12,6 +12,7 @@ import torch
 
 from janus_hpc.comm.exchange import Exchange, StepHeader
 from janus_hpc.comm.make import make_exchange
+from janus_hpc.comm.pulse import Pulse
 from janus_hpc.engine.expert_loop import serve_layer
 from janus_hpc.engine.interleave import send_tokens
 from janus_hpc.engine.measure.bed import Bed
@@ -132,7 +133,7 @@ def _layers_s(
     times_s: list[float] = []
     header = StepHeader(rows) if role.does_attention else None
     x_TD = torch.randn((rows, bed.spec.hidden)).to(bed.device, bed.dtype)
-    layers = bed.spec.sparse_layers
+    layers, pulse = bed.spec.sparse_layers, Pulse()
     work = attention_layers(bed.model, bed.cache, rows)
     with torch.inference_mode():
         for step in range(bed.effort.passes + 1):
@@ -143,7 +144,7 @@ def _layers_s(
                     next(work)
                     send_tokens(exchange, None, layer, 0, x_TD)
                 if role.does_experts:
-                    serve_layer(exchange, experts, layer, 0)
+                    serve_layer(exchange, experts, pulse, layer, 0)
                 if role.does_attention:
                     exchange.recv_outputs(layer, 0)
                     if step and index > bed.spec.num_layers - len(layers):
