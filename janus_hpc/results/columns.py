@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from janus_hpc.results.schema import OFFSET
 from janus_hpc.routing.storage import STORAGE, write_hash
@@ -41,6 +42,13 @@ class Column:
     def extend(self, values: Iterable[float]) -> None:
         """Adds values; for a byte column `bytes` are values."""
         self._buffer.extend(values)
+        while len(self._buffer) >= self._chunk_items:
+            self._write(self._chunk_items)
+
+    def extend_array(self, values: npt.NDArray[Any]) -> None:
+        """Adds the values of a one-dimensional array of the column's type."""
+        assert values.dtype == self._dtype, f"{self._name}: {values.dtype=}"
+        self._buffer.frombytes(values.tobytes())
         while len(self._buffer) >= self._chunk_items:
             self._write(self._chunk_items)
 

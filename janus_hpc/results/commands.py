@@ -1,7 +1,6 @@
-"""The `results` commands: verify, export, batches. Errors pass through to the door that runs them."""
+"""The `results` commands. Errors pass through to the door that runs them."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -9,14 +8,17 @@ import click
 
 from janus_hpc.errors import JournalError, UsageError
 from janus_hpc.results.batches import decisions, read_batches, table
-from janus_hpc.results.durable import check_replaceable
+from janus_hpc.results.compare import compare
+from janus_hpc.results.compare_text import comparison_lines
+from janus_hpc.results.durable import write_file
 from janus_hpc.results.export import FORMATS, export
+from janus_hpc.results.join import join, join_journals
 from janus_hpc.results.verify import verify
 
 
 @click.group()
 def results() -> None:
-    """Check and convert results files."""
+    """Check, compare, join and show results files."""
 
 
 @results.command("verify")
@@ -54,21 +56,83 @@ def export_command(file: Path, to: str, output: Path | None, timing: bool) -> No
     if output is None:
         export(file, to, sys.stdout.buffer, timing)
     else:
-        _export_to_file(file, to, output, timing)
+        write_file(output, "-o", lambda out: export(file, to, out, timing))
 
 
-def _export_to_file(file: Path, to: str, output: Path, timing: bool) -> None:
-    """Writes aside and renames, so that `output` is whole or untouched."""
-    check_replaceable(output, "-o")
-    aside = output.with_name(f"{output.name}.tmp")
-    try:
-        with aside.open("wb") as out:
-            export(file, to, out, timing)
-        os.replace(aside, output)
-    except OSError as error:
-        raise UsageError(f"{output}: cannot write: {error.strerror}") from None
-    finally:
-        aside.unlink(missing_ok=True)
+@results.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many rows that differ are shown.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How far log probabilities may be apart (0: not one bit).",
+)
+@click.option("--json", "json_to", help="Write what was found as JSON to this file, - for stdout.")
+@click.pass_context
+def compare_command(
+    ctx: click.Context, a: Path, b: Path, limit: int, tolerance: float, json_to: str | None
+) -> None:
+    """Tell whether the runs of A and B gave the same bytes, and where not. Times do not count.
+
+    Exit codes: 0 the same; 1 different; 2 usage, or a damaged file.
+    """
+    found = compare(a, b, limit=limit, tolerance=tolerance)
+    record = json.dumps(found.record(), indent=1)
+    if json_to == "-":
+        click.echo(record)
+    else:
+        click.echo("\n".join(comparison_lines(found, tolerance)))
+    if json_to not in (None, "-"):
+        write_file(Path(json_to), "--json", lambda out: out.write(f"{record}\n".encode()))
+    ctx.exit(0 if found.same else 1)
+
+
+@results.command("merge")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--partial", is_flag=True, help="Rows before or after the FILES may be missing.")
+def merge_command(files: tuple[Path, ...], output: Path, overwrite: bool, partial: bool) -> None:
+    """Join FILES, the results of one run's shards (infer --shard), into one results file.
+
+    One folder X.h5.run instead: the journals of an interrupted run, if all its rows are finished.
+    """
+    folders = [path for path in files if path.is_dir()]
+    if folders and len(files) > 1:
+        raise UsageError(f"{folders[0]}: a run folder is merged alone, got {len(files)} names")
+    if folders and partial:
+        raise UsageError(f"{folders[0]}: --partial is for files; resume the run to finish its rows")
+    if folders:
+        report = join_journals(folders[0], output, overwrite=overwrite)
+    else:
+        report = join(files, output, partial=partial, overwrite=overwrite)
+    click.echo(f"{output}: {report.num_rows} rows, {report.num_failed} failed")
+
+
+@results.command("report")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write [FILE with .html]"
+)
+def report_command(file: Path, output: Path | None) -> None:
+    """Write FILE as one page of HTML with plots, which needs no network: look at it in a browser."""
+    from janus_hpc.results.report.page import report_page
+
+    output = file.with_suffix(".html") if output is None else output
+    page = report_page(file).encode()
+    write_file(output, "-o", lambda out: out.write(page))
+    click.echo(f"{output}: {len(page) / 1e3:.0f} kB")
 
 
 @results.command("batches")

@@ -3,7 +3,9 @@ synced.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from janus_hpc.errors import UsageError
 
@@ -35,6 +37,22 @@ def replace_synced(aside: Path, path: Path) -> None:
         os.close(fd)
     os.replace(aside, path)
     sync_folder(path.parent)
+
+
+def write_file(path: Path, name: str, write: Callable[[BinaryIO], object]) -> None:
+    """Lets `write` fill `path`, which is whole or untouched afterwards; unsynced, as for what can be
+    made again. UsageError naming the option if it cannot be written.
+    """
+    check_replaceable(path, name)
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        with aside.open("wb") as out:
+            write(out)
+        os.replace(aside, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write: {error.strerror}") from None
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

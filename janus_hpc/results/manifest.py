@@ -14,6 +14,9 @@ from janus_hpc.results.durable import write_atomic
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+_MAX_LAUNCH = 2**31
+# The end of the year 9999.
+_MAX_UNIX_S = 253402300799
 
 FieldValue = str | int | float | bool | None
 Fingerprint = dict[str, FieldValue]
@@ -55,13 +58,25 @@ def load_manifest(run_dir: Path) -> Manifest | None:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise JournalError(f"{path}: cannot read the manifest: {error}") from None
     if manifest.format_version != FORMAT_VERSION:
         raise JournalError(
             f"{path}: format version {manifest.format_version}; this program reads {FORMAT_VERSION}"
         )
+    numbers = [its.number for its in manifest.launches]
+    if numbers != sorted(set(numbers)) or not all(0 <= its <= _MAX_LAUNCH for its in numbers):
+        raise JournalError(f"{path}: launches are numbered {numbers[:9]}, expected them ascending")
     return manifest
+
+
+def began_at_unix_s(run_dir: Path, manifest: Manifest) -> int:
+    """When the run's first launch started, as it was told. Raises JournalError if it was told no time."""
+    told = manifest.launches[0].info.get("started_at_unix_s") if manifest.launches else None
+    if type(told) is not int or not 0 <= told <= _MAX_UNIX_S:
+        name = run_dir / MANIFEST_NAME
+        raise JournalError(f"{name}: its first launch has started_at_unix_s {told!r}, expected a time")
+    return told
 
 
 def save_manifest(run_dir: Path, manifest: Manifest) -> None:

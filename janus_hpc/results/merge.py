@@ -59,21 +59,33 @@ def merge(
     stats: RunStats | None = None,
     chat: npt.NDArray[np.bool_] | None = None,
     progress: Callable[[int], None] | None = None,
+    first_row: int = 0,
+    stop_row: int | None = None,
 ) -> MergeReport:
     """Writes `out_path` from all journals in `run_dir`; the same journals and arguments give the
-    same bytes. `attrs` become attributes of the file, nested ones as JSON text; `chat` bool
-    [num_rows] says which prompts were messages; `progress` is told the rows written. Raises
-    JournalError if rows are missing or a journal is damaged, JanusError if the file cannot be
-    written or does not verify.
+    same bytes. `num_rows` is the whole input's; of a shard, the file holds rows `first_row` to
+    `stop_row` - 1 of it. `attrs` become attributes of the file, nested ones as JSON text; `chat`
+    bool [num_rows] says which of the input's prompts were messages; `progress` is told the rows
+    written. Raises JournalError if rows are missing, journals hold rows outside the shard or are
+    damaged, JanusError if the file cannot be written or does not verify.
     """
+    shard = range(first_row, num_rows if stop_row is None else stop_row)
+    assert 0 <= shard.start <= shard.stop <= num_rows, f"{shard=} {num_rows=}"
     chosen = choose_records(run_dir, num_rows, fingerprint)
-    _refuse_missing(run_dir, chosen)
+    _refuse_outside(chosen, shard)
+    _refuse_missing(run_dir, chosen, shard)
     aside = out_path.with_name(f"{out_path.name}.tmp")
     try:
         report = _write(
-            aside, chosen, attrs=attrs, stats=stats or RunStats(), chat=chat, progress=progress
+            aside,
+            chosen,
+            shard,
+            attrs=attrs,
+            stats=stats or RunStats(),
+            chat=chat,
+            progress=progress,
         )
-        _refuse_damaged(aside, report)
+        refuse_damaged(aside, report)
         replace_synced(aside, out_path)
     except OSError as error:
         aside.unlink(missing_ok=True)
@@ -81,19 +93,30 @@ def merge(
     return report
 
 
-def _refuse_missing(run_dir: Path, chosen: Chosen) -> None:
-    num_missing = chosen.num_missing()
-    if num_missing:
-        first = int(np.flatnonzero(chosen.journal < 0)[0])
+def _refuse_outside(chosen: Chosen, shard: range) -> None:
+    outside = np.flatnonzero(chosen.journal >= 0)
+    outside = outside[(outside < shard.start) | (outside >= shard.stop)]
+    if len(outside):
+        row = int(outside[0])
+        path = chosen.journals[int(chosen.journal[row])].path
         raise JournalError(
-            f"{run_dir}: {num_missing} of {len(chosen.journal)} rows are not finished, the first on"
-            f" line {first + 1}; resume the run to finish them"
+            f"{path}: holds row {row}; the shard is rows {shard.start} to {shard.stop - 1}"
+        )
+
+
+def _refuse_missing(run_dir: Path, chosen: Chosen, shard: range) -> None:
+    missing = np.flatnonzero(chosen.journal[shard.start : shard.stop] < 0)
+    if len(missing):
+        raise JournalError(
+            f"{run_dir}: {len(missing)} of {len(shard)} rows are not finished, the first on"
+            f" line {shard.start + int(missing[0]) + 1}; resume the run to finish them"
         )
 
 
 def _write(
     aside: Path,
     chosen: Chosen,
+    shard: range,
     *,
     attrs: Mapping[str, Any],
     stats: RunStats,
@@ -105,8 +128,8 @@ def _write(
         RecordReader(chosen.journals) as reader,
         h5py.File(aside, "w", libver=LIBVER, locking="best-effort", rdcc_nbytes=0) as file,
     ):
-        rows = RowsWriter(file)
-        for taken in _taken(chosen, reader):
+        rows = RowsWriter(file, shard.start)
+        for taken in _taken(chosen, reader, shard):
             is_chat = chat is not None and bool(chat[taken.result.index])
             rows.add(taken.result, launch=taken.launch, world_rank=taken.world_rank, chat=is_chat)
             rows_per_launch[taken.launch] += 1
@@ -122,12 +145,14 @@ def _write(
             num_unequal=count_unequal(chosen, reader),
             torn_bytes=chosen.torn_bytes,
         )
-        write_attributes(file, {**attrs, **_own_attributes(report)})
+        write_attributes(
+            file, {**attrs, **own_attributes(report, shard.start, len(chosen.journal))}
+        )
     return report
 
 
-def _taken(chosen: Chosen, reader: RecordReader) -> Iterator[_Taken]:
-    for row in range(len(chosen.journal)):
+def _taken(chosen: Chosen, reader: RecordReader, shard: range) -> Iterator[_Taken]:
+    for row in shard:
         position = int(chosen.journal[row])
         result = reader.read(position, int(chosen.offset[row]))
         assert result.index == row, f"{result.index=} {row=}"
@@ -135,12 +160,15 @@ def _taken(chosen: Chosen, reader: RecordReader) -> Iterator[_Taken]:
         yield _Taken(result, journal.launch, journal.world_rank)
 
 
-def _own_attributes(report: MergeReport) -> dict[str, Any]:
+def own_attributes(report: MergeReport, first_row: int, num_input_rows: int) -> dict[str, Any]:
+    """The attributes that every results file has, whatever its run says of itself."""
     return {
         "schema_name": SCHEMA_NAME,
         "schema_version": SCHEMA_VERSION,
         "janus_version": janus_hpc.__version__,
+        "first_row": first_row,
         "num_rows": report.num_rows,
+        "num_input_rows": num_input_rows,
         "num_failed": report.num_failed,
         "num_samples": report.num_samples,
         "num_duplicates": report.num_duplicates,
@@ -148,7 +176,8 @@ def _own_attributes(report: MergeReport) -> dict[str, Any]:
     }
 
 
-def _refuse_damaged(aside: Path, report: MergeReport) -> None:
+def refuse_damaged(aside: Path, report: MergeReport) -> None:
+    """Raises JanusError if what was written does not verify, or holds other rows than reported."""
     verified = verify(aside)
     if verified.findings:
         raise JanusError(f"{aside}: written wrongly: {verified.findings[0]}")

@@ -57,12 +57,14 @@ def _schema(pa: Any, timing: bool) -> Any:
     if timing:
         times = pa.list_(pa.float32())
         sample += [("ttft_s", pa.float32()), ("tpot_s", pa.float32()), ("token_times_s", times)]
+    finished = [("finished_at_unix_s", pa.float64())] if timing else []
     error = pa.struct([("line", pa.int64()), ("field", pa.string()), ("reason", pa.string())])
     return pa.schema(
         [
             ("id", pa.string()),
             ("index", pa.int64()),
             *sample,
+            *finished,
             ("prompt_token_ids", token_ids),
             ("error", error),
             ("samples", pa.list_(pa.struct(sample))),

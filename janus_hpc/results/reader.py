@@ -55,11 +55,11 @@ class ResultsFile:
         return self.rows(0, self.num_rows)
 
     def rows(self, start: int, stop: int) -> Iterator[RowResult]:
-        """Rows start .. stop - 1 in input order."""
+        """Rows start .. stop - 1 of the file, in input order."""
         return (stored.result for stored in self.stored_rows(start, stop))
 
     def stored_rows(self, start: int, stop: int) -> Iterator[StoredRow]:
-        """Rows start .. stop - 1 with what the file knows beyond their results."""
+        """Rows start .. stop - 1 of the file with what it knows beyond their results."""
         stop = min(stop, self.num_rows)
         for block in range(start, stop, _ROWS_PER_BLOCK):
             try:
@@ -70,9 +70,11 @@ class ResultsFile:
     def _block(self, start: int, stop: int) -> Iterator[StoredRow]:
         offsets = self._columns.read("rows/sample_offsets", start, stop + 1).tolist()
         samples = self._samples(offsets[0], offsets[-1])
+        index = self._column("rows/index", start, stop)
         status = self._column("rows/status", start, stop)
         chat = self._column("rows/chat", start, stop)
         line = self._column("rows/error_line", start, stop)
+        finished: list[float] = self._columns.read("rows/finished_at_unix_s", start, stop).tolist()
         ids, fields, reasons = (
             self._text(f"rows/{name}", start, stop)
             for name in ("id", "error_field", "error_reason")
@@ -83,11 +85,12 @@ class ResultsFile:
             if status[at]:
                 error = RowError(line=line[at], field=fields(at), reason=reasons(at))
             result = RowResult(
-                index=start + at,
+                index=index[at],
                 id=ids(at),
                 prompt_token_ids=prompts(at),
                 samples=samples[offsets[at] - offsets[0] : offsets[at + 1] - offsets[0]],
                 error=error,
+                finished_at_unix_s=finished[at],
             )
             yield StoredRow(result, bool(chat[at]))
 

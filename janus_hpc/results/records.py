@@ -20,6 +20,8 @@ def row_record(result: RowResult, timing: bool) -> dict[str, Any]:
     first = result.samples[0] if result.samples else _NO_SAMPLE
     record: dict[str, Any] = {"id": result.id, "index": result.index}
     record.update(_sample_record(first, timing))
+    if timing:
+        record["finished_at_unix_s"] = _known_time(result.finished_at_unix_s)
     record["prompt_token_ids"] = result.prompt_token_ids
     error = result.error
     record["error"] = None
@@ -61,6 +63,10 @@ def shortest(value: float) -> float | None:
     finite.
     """
     return float(str(np.float32(value))) if math.isfinite(value) else None
+
+
+def _known_time(time_s: float) -> float | None:
+    return round(time_s, _TIME_DECIMALS) if time_s else None
 
 
 def _rounded(time_s: float) -> float | None:

@@ -4,9 +4,9 @@ records is refused.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ _HIGH_SEQUENCE_AT = 13
 
 _decode_result = msgspec.msgpack.Decoder(RowResult).decode
 _decode_progress = msgspec.msgpack.Decoder(RowProgress).decode
+_Row = TypeVar("_Row", RowResult, RowProgress)
 
 
 class JournalPath(NamedTuple):
@@ -165,7 +166,7 @@ def read_record(fd: int, offset: int) -> RowResult:
     """The row result of the record at `offset` of an open journal. Raises JournalError if it is
     damaged.
     """
-    return _decode_result(_payload(fd, offset))
+    return _decoded(fd, offset, _decode_result)
 
 
 def read_progress(path: Path, offset: int) -> RowProgress:
@@ -174,18 +175,24 @@ def read_progress(path: Path, offset: int) -> RowProgress:
     """
     try:
         with path.open("rb") as file:
-            return _decode_progress(_payload(file.fileno(), offset))
+            return _decoded(file.fileno(), offset, _decode_progress)
     except OSError as error:
         raise JournalError(f"{path}: cannot read: {error.strerror}") from None
-    except (JournalError, msgspec.DecodeError) as error:
+    except JournalError as error:
         raise JournalError(f"{path}: {error}") from None
 
 
-def _payload(fd: int, offset: int) -> bytes:
+def _decoded(fd: int, offset: int, decode: Callable[[bytes], _Row]) -> _Row:
     head = decode_head(os.pread(fd, RECORD_BYTES, offset))
     if head is None:
         raise JournalError(f"no record at byte {offset}")
     payload = os.pread(fd, head.num_bytes, offset + RECORD_BYTES)
     if not is_intact(head, payload):
         raise JournalError(f"damaged record at byte {offset}")
-    return payload
+    try:
+        row = decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise JournalError(f"record at byte {offset} was not written by us: {error}") from None
+    if row.index != head.row:
+        raise JournalError(f"record at byte {offset} is of row {head.row}, but holds {row.index}")
+    return row

@@ -1,4 +1,4 @@
-"""The names and types of the results file, version 3: what writer, reader and verification agree
+"""The names and types of the results file, version 4: what writer, reader and verification agree
 on.
  A ragged column NAME is two datasets, NAME_values and NAME_offsets; item i is values[offsets[i] :
 offsets[i + 1]].
@@ -7,7 +7,7 @@ offsets[i + 1]].
 from typing import Final
 
 SCHEMA_NAME: Final = "janus-hpc results"
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 STATUS_NAMES: Final = ("ok", "error")
 FINISH_REASONS: Final = ("stop", "length", "error")
@@ -24,6 +24,7 @@ ROW_COLUMNS: Final = {
     "launch": "<u4",
     "world_rank": "<u4",
     "error_line": "<u8",
+    "finished_at_unix_s": "<f8",
 }
 ROW_RAGGED: Final = {
     "id": BYTES,
@@ -76,6 +77,7 @@ BATCH_COLUMNS: Final = {
     "a_max_mean": "<f8",
     "experts_s": "<f8",
     "num_passes": "<u8",
+    "shard": "<u4",
 }
 BATCH_RAGGED: Final = {
     "plan": BYTES,
@@ -85,13 +87,13 @@ BATCH_RAGGED: Final = {
     "exchange": BYTES,
     "placement": BYTES,
 }
-PLACEMENT_COLUMNS: Final = {"epoch": "<u8"}
+PLACEMENT_COLUMNS: Final = {"epoch": "<u8", "shard": "<u4"}
 PLACEMENT_RAGGED: Final = {"kind": BYTES, "why": BYTES, "digest": BYTES}
 # Beside the columns of `placements`: [P, L, R, C], the expert in each slot.
 PLACEMENT_SLOTS: Final = "slots"
 SLOT: Final = "<i4"
 EMPTY_SLOT: Final = -1
-LAUNCH_COLUMNS: Final = {"number": "<u4", "num_rows": "<u8"}
+LAUNCH_COLUMNS: Final = {"number": "<u4", "num_rows": "<u8", "shard": "<u4"}
 LAUNCH_RAGGED: Final = {"info": BYTES}
 
 # Columns and ragged columns of every group whose items stand in step; `layers` and `routing` hold

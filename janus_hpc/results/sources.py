@@ -36,9 +36,6 @@ class Chosen:
     duplicate_journals: "array[int]" = field(default_factory=lambda: array("I"))
     duplicate_offsets: "array[int]" = field(default_factory=lambda: array("Q"))
 
-    def num_missing(self) -> int:
-        """Rows without any record."""
-        return int((self.journal < 0).sum())
 
 
 def choose_records(run_dir: Path, num_rows: int, fingerprint: bytes) -> Chosen:

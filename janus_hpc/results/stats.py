@@ -21,9 +21,9 @@ class BatchStats:
 
     `roles` has a letter a world rank (a, e, c, p); `decision` says what was decided at the border before
     the batch, and why: there `slots_moved` slots and `moved_bytes` of weights were filled in `move_s`.
-    `began_s` counts from the start of the run. `epoch` is the placement's among the run's; `placement` says
-    its kind and why. `a_max_mean` is over layers and passes, `experts_s` the seconds that the busiest
-    expert rank computed.
+    `began_s` counts from the start of the run, or of the shard that `shard` numbers from 0. `epoch` is the
+    placement's among the run's; `placement` says its kind and why. `a_max_mean` is over layers and passes,
+    `experts_s` the seconds that the busiest expert rank computed.
 
     Means of a decode step are over `num_decode_steps` steps without prefill, or over all where that is 0:
     `decode_tpot_s` = `attention_s` + `moe_s` + `comm_s`, and `mean_batch` sequences on all ranks with
@@ -62,6 +62,7 @@ class BatchStats:
     experts_s: float = math.nan
     num_passes: int = 0
     placement: str = ""
+    shard: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +74,7 @@ class PlacementStats:
     kind: str
     why: str
     digest: str
+    shard: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,29 +40,35 @@ def check_table(columns: Columns, group: str) -> None:
         _check_offsets(columns, f"{group}/{name}_offsets", count, num_values)
 
 
-def check_rows(columns: Columns, num_rows: int, num_samples: int) -> int:
-    """Rows are all there and in input order. Returns how many of them failed."""
+def check_rows(columns: Columns, num_rows: int, num_samples: int, first_row: int = 0) -> int:
+    """Rows are all there and in input order, from the input's row `first_row`. Returns how many
+    of them failed.
+    """
     found = _length(columns, "rows/index")
     _expect(found == num_rows, f"{found} rows, expected {num_rows}")
     _check_offsets(columns, "rows/sample_offsets", num_rows, num_samples)
     num_failed = 0
     for start, stop in _blocks(num_rows, _BLOCK_ITEMS):
         index = columns.read("rows/index", start, stop)
-        _expect(np.array_equal(index, np.arange(start, stop)), f"order broken after row {start}")
+        expected = np.arange(first_row + start, first_row + stop, dtype=np.uint64)
+        _expect(np.array_equal(index, expected), f"order broken after row {start}")
+        line = columns.read("rows/line", start, stop)
+        _expect(np.array_equal(line, expected + 1), f"lines do not fit rows, after row {start}")
         status = columns.read("rows/status", start, stop)
         _expect(status.max() < len(STATUS_NAMES), f"unknown status after row {start}")
         num_failed += int(np.count_nonzero(status))
     return num_failed
 
 
-def check_samples(columns: Columns, num_rows: int, num_samples: int) -> None:
-    """Samples name their rows, and log probabilities stand at every token or at none."""
+def check_samples(columns: Columns, num_rows: int, num_samples: int, first_row: int = 0) -> None:
+    """Samples name their rows by the input's index, and log probabilities stand at every token or at none."""
     found = _length(columns, "samples/row")
     _expect(found == num_samples, f"{found} samples, expected {num_samples}")
     for start, stop in _blocks(num_rows, _BLOCK_ITEMS):
         bounds = columns.read("rows/sample_offsets", start, stop + 1).astype(np.int64)
         rows = columns.read("samples/row", int(bounds[0]), int(bounds[-1]))
-        expected = np.repeat(np.arange(start, stop), np.diff(bounds))
+        index = np.arange(first_row + start, first_row + stop)
+        expected = np.repeat(index, np.diff(bounds))
         _expect(np.array_equal(rows, expected), f"not those of their rows, after row {start}")
     for start, stop in _blocks(num_samples, _BLOCK_ITEMS):
         codes = columns.read("samples/finish_reason", start, stop)

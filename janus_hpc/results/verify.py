@@ -43,6 +43,7 @@ class VerifyReport:
     num_rows: int = 0
     num_failed: int = 0
     num_samples: int = 0
+    first_row: int = 0
 
     def run(self, name: str, check: Callable[[], None]) -> None:
         """Runs one check; what it raises is a finding."""
@@ -81,7 +82,8 @@ def _check_structure(columns: Columns, report: VerifyReport) -> None:
     if report.findings:
         return
     report.run("rows", partial(_check_rows, columns, report))
-    report.run("samples", partial(check_samples, columns, report.num_rows, report.num_samples))
+    its = report.num_rows, report.num_samples, report.first_row
+    report.run("samples", partial(check_samples, columns, *its))
     report.run("samples", partial(check_top_logprobs, columns))
     report.run("layers", partial(check_layers, columns))
     report.run("placements", partial(check_placements, columns))
@@ -94,7 +96,12 @@ def _check_rows(columns: Columns, report: VerifyReport) -> None:
     attrs = columns.file.attrs
     report.num_rows = int(attrs["num_rows"])
     report.num_samples = int(attrs["num_samples"])
-    report.num_failed = check_rows(columns, report.num_rows, report.num_samples)
+    report.first_row = int(attrs["first_row"])
+    its = report.num_rows, report.num_samples, report.first_row
+    report.num_failed = check_rows(columns, *its)
+    num_input_rows = int(attrs["num_input_rows"])
+    if report.first_row + report.num_rows > num_input_rows:
+        raise JournalError(f"rows end beyond the input's {num_input_rows}")
     expected = int(attrs["num_failed"])
     if report.num_failed != expected:
         raise JournalError(f"{report.num_failed} rows failed, expected {expected}")

@@ -86,7 +86,8 @@ class _TopLogprobs:
 class RowsWriter:
     """The groups `rows` and `samples`."""
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, first_row: int = 0) -> None:
+        self.first_row = first_row
         self.num_rows = 0
         self.num_failed = 0
         self.num_samples = 0
@@ -98,8 +99,9 @@ class RowsWriter:
         self._top = _TopLogprobs(self._samples.group)
 
     def add(self, result: RowResult, *, launch: int, world_rank: int, chat: bool) -> None:
-        """Adds the next row: `result.index` rises by one with each."""
-        assert result.index == self.num_rows, f"{result.index=} {self.num_rows=}"
+        """Adds the next row: `result.index` rises by one with each, from `first_row`."""
+        expected = self.first_row + self.num_rows
+        assert result.index == expected, f"{result.index=} {expected=}"
         error = result.error
         self._rows.add(
             {
@@ -110,6 +112,7 @@ class RowsWriter:
                 "launch": launch,
                 "world_rank": world_rank,
                 "error_line": 0 if error is None else error.line,
+                "finished_at_unix_s": result.finished_at_unix_s,
             },
             {
                 "id": result.id.encode(),
@@ -159,14 +162,15 @@ class RowsWriter:
 def write_stats(file: h5py.File, stats: RunStats, rows_per_launch: dict[int, int]) -> None:
     """Writes the groups `batches`, `layers`, `placements`, `routing` and `launches`."""
     _write_items(file, "batches", stats.batches)
-    _write_layers(file, stats.layers)
+    write_layers(file, stats.layers)
     _write_placements(file, stats.placements)
     write_routing(file, stats.routing)
     launches = _Table(file, "launches")
     for launch in stats.launches:
         num_rows = rows_per_launch.get(launch.number, 0)
         info = msgspec.json.encode(launch.info, order="sorted")
-        launches.add({"number": launch.number, "num_rows": num_rows}, {"info": info})
+        columns = {"number": launch.number, "num_rows": num_rows, "shard": 0}
+        launches.add(columns, {"info": info})
     launches.finish()
 
 
@@ -182,7 +186,8 @@ def _write_items(
     return table.group
 
 
-def _write_layers(file: h5py.File, layers: LayerStats | None) -> None:
+def write_layers(file: h5py.File, layers: LayerStats | None) -> None:
+    """Writes the group `layers`; without statistics all its arrays are empty."""
     group = file.create_group("layers")
     group.attrs["num_steps"] = 0 if layers is None else layers.num_steps
     num_layers = 0 if layers is None else len(layers.expert_activations)

@@ -86,6 +86,7 @@ def test_jsonl(tmp_path: Path) -> None:
         "ttft_s": 0.5,
         "tpot_s": 0.25,
         "token_times_s": [0.5, 0.75, 1.0],
+        "finished_at_unix_s": None,
         "prompt_token_ids": [1, 2],
         "error": None,
     }

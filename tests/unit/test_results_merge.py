@@ -107,7 +107,7 @@ def test_plain_h5py_reads_every_column(tmp_path: Path) -> None:
         torn_bytes=0,
     )
     with h5py.File(out) as file:
-        assert file.attrs["schema_version"] == 3
+        assert file.attrs["schema_version"] == 4
         assert (file.attrs["model"], file.attrs["x"], file.attrs["num_rows"]) == ("m", 0.5, 23)
         assert json.loads(file.attrs["nested"]) == {"a": [1, None]}
         assert file["rows/index"][:].tolist() == list(range(23))

@@ -184,7 +184,7 @@ def test_a_file_of_another_version_says_so(tmp_path: Path) -> None:
     path = make_file(tmp_path)
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 1
-    message = "schema_version 1; this program reads 3; read it with the version"
+    message = "schema_version 1; this program reads 4; read it with the version"
     (finding,) = verify(path).findings
     assert message in finding
     with pytest.raises(UsageError, match=message):

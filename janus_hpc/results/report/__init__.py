@@ -1,0 +1,1 @@
+"""A results file as one page for a person: figures, plots and provenance in self-contained HTML."""
