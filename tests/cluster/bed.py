@@ -79,6 +79,10 @@ class Bed:
         """Plug the node's data cable in again."""
         network.set_data_link(self._holders.switch_pid, node, up=True)
 
+    def slow_down(self, node: int, rate: str) -> None:
+        """Let bytes come to the node at another rate (as tc writes it: 50mbit)."""
+        network.set_data_rate(self._holders.switch_pid, node, rate)
+
     def link_bytes(self, node: int) -> tuple[int, int]:
         """Bytes the node has sent and received over its data link, frame headers included."""
         return network.data_bytes(self._holders.switch_pid, node)

@@ -49,6 +49,12 @@ def set_data_link(switch_pid: int, node: int, *, up: bool) -> None:
     _run(switch_pid, ["ip", "link", "set", f"data{node}", "up" if up else "down"])
 
 
+def set_data_rate(switch_pid: int, node: int, rate: str) -> None:
+    """Give what comes to the node over its data link another rate."""
+    shape = _shape(f"data{node}", rate).replace(" add ", " replace ", 1)
+    _run(switch_pid, ["tc", "-batch", "-"], [shape])
+
+
 def data_bytes(switch_pid: int, node: int) -> tuple[int, int]:
     """Bytes the node has sent and received over its data link, frame headers included."""
     shown = _run(switch_pid, ["ip", "-stats", "-json", "link", "show", f"data{node}"])

@@ -1,5 +1,6 @@
 """Whole runs over nodes of an emulated cluster give the bytes of one rank alone."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,27 @@ def test_auto_predicts_chooses_and_measures(alone: str, tmp_path: Path) -> None:
         assert "exchange.json" in file.attrs["exchange_why"]
         assert file.attrs["exchange_measured_s"] > 0
         assert "relay" in file.attrs["exchange_predicted_s"]
+
+
+def test_a_timeline_of_nodes_is_on_one_clock(tmp_path: Path) -> None:
+    """Nodes of one host share a clock; what is measured between them must come out near nothing."""
+    told = ["--split", "1a2e", "--trace", "t.json", "--microbatches", "1"]
+    with emulated_cluster([1, 1, 1], "1gbit") as bed:
+        command = [JANUS, "infer", str(PROMPTS), "-o", "out.h5", *told]
+        done = bed.mpirun(command, timeout_s=120, cwd=tmp_path)
+    assert done.returncode == SOME_FAILED, done.stderr
+    trace = json.loads((tmp_path / "t.json").read_text())
+    error_us = trace["otherData"]["clock_error_us"]
+    assert 0 < error_us
+    spans = [its for its in trace["traceEvents"] if its["ph"] == "X" and its["args"]]
+    of_layer = [its for its in spans if its["args"]["layer"] == 1]
+    ends = {
+        (rank, name): sorted(
+            its["ts"] + its["dur"] for its in of_layer if (its["pid"], its["name"]) == (rank, name)
+        )
+        for rank, name in ((0, "wait for outputs"), (1, "experts"), (2, "experts"))
+    }
+    for rank in (1, 2):
+        pairs = zip(ends[rank, "experts"], ends[0, "wait for outputs"], strict=True)
+        # No answer is taken before it was computed, but for what clocks may be wrong by.
+        assert all(computed < taken + 2 * error_us for computed, taken in pairs)
