@@ -9,6 +9,7 @@ from janus_hpc.models.config_file import ConfigFile
 from janus_hpc.models.registry import ignored_tensors, load_spec
 from janus_hpc.models.shapes import shape_config
 from janus_hpc.models.spec import GqaSpec
+from janus_hpc.weights.quantization import read_fp8_blocks
 
 
 @click.group()
@@ -27,7 +28,7 @@ def inspect(model_dir: Path, check: bool) -> None:
 
         with Checkpoint(model_dir) as checkpoint:
             checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
-    moe = spec.moe
+    moe, blocks = spec.moe, read_fp8_blocks(model_dir)
     shape = {
         "architecture": spec.architecture,
         "attention": "gqa" if isinstance(spec.attention, GqaSpec) else "mla",
@@ -38,8 +39,10 @@ def inspect(model_dir: Path, check: bool) -> None:
         "context": spec.max_context,
         "experts": moe.num_experts,
         "experts_per_token": moe.top_k,
+        "scoring": moe.scoring,
         "expert_width": moe.width,
         "dtype": spec.stored_dtype,
+        "fp8_blocks": None if blocks is None else [blocks.rows, blocks.columns],
         "attention_parameters": spec.num_attention_params(),
         "expert_parameters": spec.num_expert_params(),
         "kv_numbers_per_token": spec.attention.kv_width() * spec.num_layers,

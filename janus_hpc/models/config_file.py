@@ -5,6 +5,7 @@ Knows no family; the rotary part is here because all families share its two spel
 
 import json
 import os
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,19 @@ from janus_hpc.models.spec import YarnSpec
 
 T = TypeVar("T", int, float, bool, str)
 REQUIRED: Any = object()
+_LARGE = 1 << 1000
+_MOST_SHOWN = 200
+_MOST_YARN = 1e9
+# Beyond these a model is a mistake, and its list of tensors would fill the memory; 2**31 - 1 for other keys.
+_MOST = {
+    "num_hidden_layers": 4096,
+    "max_position_embeddings": 1 << 24,
+    # Routes are kept as 16-bit numbers.
+    "num_experts": 32767,
+    "num_local_experts": 32767,
+    "n_routed_experts": 32767,
+    "num_nextn_predict_layers": 64,
+}
 
 
 class ConfigFile:
@@ -31,23 +45,29 @@ class ConfigFile:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ModelError(f"{path} is missing: {model_dir} is not a model folder") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
         if not isinstance(values, dict):
             raise ModelError(f"{path}: expected a JSON object, found {type(values).__name__}")
         return cls(path, values)
 
     def get(self, key: str, kind: type[T], default: T | None = REQUIRED) -> T:
-        """The key's value as `kind`; an int stands for a float; null counts as absent."""
+        """The key's value as `kind`; an int stands for a float, which is finite; null counts as absent."""
         value = self.values.get(key)
         if value is None:
             if default is REQUIRED:
                 raise ModelError(f"{self.path}: key {key!r} is missing (expected {kind.__name__})")
             return default  # type: ignore[return-value]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return kind(value)
+            # An int may have more digits than any float.
+            value = kind(value) if abs(value) < _LARGE else inf
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.error(key, kind.__name__)
+        if kind is float and not isfinite(value):
+            raise self.error(key, "a finite number")
+        most = _MOST.get(key, 2**31 - 1)
+        if kind is int and abs(value) > most:
+            raise self.error(key, f"an integer of at most {most}")
         return value
 
     def positive(self, key: str, default: int | None = REQUIRED) -> int:
@@ -58,9 +78,10 @@ class ConfigFile:
         return value
 
     def error(self, key: str, expected: str) -> ModelError:
-        return ModelError(
-            f"{self.path}: key {key!r}: expected {expected}, found {self.values.get(key)!r}"
-        )
+        found = repr(self.values.get(key))
+        if len(found) > _MOST_SHOWN:
+            found = found[:_MOST_SHOWN] + "..."
+        return ModelError(f"{self.path}: key {key!r}: expected {expected}, found {found}")
 
     def expect(self, key: str, default: T, allowed: tuple[T, ...]) -> None:
         """Refuse a value this package does not implement, naming those it does."""
@@ -76,6 +97,8 @@ class ConfigFile:
         sub = ConfigFile(self.path, part)
         sub.expect("partial_rotary_factor", 1.0, (1.0,))
         theta = sub.get("rope_theta", float, self.get("rope_theta", float, 10000.0))
+        if theta <= 1:
+            raise self.error("rope_theta", "a number above 1")
         kind = part.get("rope_type", part.get("type", "default"))
         if kind == "default":
             return theta, None
@@ -87,7 +110,7 @@ class ConfigFile:
             "original_max_position_embeddings", self.positive("max_position_embeddings")
         )
         factor = sub.get("factor", float, self.positive("max_position_embeddings") / original)
-        return theta, YarnSpec(
+        yarn = YarnSpec(
             factor=factor,
             original_max_context=original,
             beta_fast=sub.get("beta_fast", float, 32.0),
@@ -97,3 +120,7 @@ class ConfigFile:
             attention_factor=sub.get("attention_factor", float, None),
             truncate=sub.get("truncate", bool, True),
         )
+        for key in ("factor", "beta_fast", "beta_slow"):
+            if not 0 < getattr(yarn, key) < _MOST_YARN:
+                raise sub.error(key, f"a number above 0 and below {_MOST_YARN:g}")
+        return theta, yarn

@@ -1,6 +1,6 @@
 """The DeepSeek-V2 family: latent attention, first layers dense, shared experts, group-limited top-k.
 
-Only names and shapes; the layers are shared.
+Only names and shapes; the layers are shared. What later DeepSeek families have in common with it is `latent_spec`.
 """
 
 from math import log
@@ -13,8 +13,13 @@ ARCHITECTURE = "DeepseekV2ForCausalLM"
 
 def spec(config: ConfigFile) -> ModelSpec:
     """Shapes from config.json. Errors: ModelError naming the key."""
-    config.expect("hidden_act", "silu", ("silu",))
     config.expect("scoring_func", "softmax", ("softmax",))
+    return latent_spec(config, ARCHITECTURE, _moe(config))
+
+
+def latent_spec(config: ConfigFile, architecture: str, moe: MoeSpec) -> ModelSpec:
+    """All but the routing of a DeepSeek model. Errors: ModelError naming the key."""
+    config.expect("hidden_act", "silu", ("silu",))
     config.expect("attention_bias", False, (False,))
     config.expect("mlp_bias", False, (False,))
     num_layers = config.positive("num_hidden_layers")
@@ -24,7 +29,7 @@ def spec(config: ConfigFile) -> ModelSpec:
     # The reference implementation knows no other frequency.
     config.expect("moe_layer_freq", 1, (1,))
     return ModelSpec(
-        architecture=ARCHITECTURE,
+        architecture=architecture,
         hidden=config.positive("hidden_size"),
         num_layers=num_layers,
         vocab=config.positive("vocab_size"),
@@ -35,7 +40,7 @@ def spec(config: ConfigFile) -> ModelSpec:
         attention=_attention(config, rope_dim, yarn),
         rope=RopeSpec(theta=theta, dim=rope_dim, interleaved=True, yarn=yarn),
         dense_width=config.positive("intermediate_size"),
-        moe=_moe(config),
+        moe=moe,
         sparse_layers=tuple(i for i in range(num_layers) if i >= first_dense),
     )
 

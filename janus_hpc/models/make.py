@@ -15,6 +15,7 @@ from janus_hpc.errors import UsageError
 from janus_hpc.models.config_file import ConfigFile
 from janus_hpc.models.registry import spec_of
 from janus_hpc.models.spec import ModelSpec, gate_name
+from janus_hpc.weights import quantization
 from janus_hpc.weights.checkpoint import INDEX_NAME
 from janus_hpc.weights.random import RandomWeights
 
@@ -25,6 +26,8 @@ SHARED = 1.0
 
 def make_model(folder: Path, values: dict[str, Any], seed: int, skew: float) -> int:
     """Write config.json, shards and their index into a new folder; the number of weights.
+
+    They are not quantised, whatever `values` say.
 
     skew S: the logit of an expert falls by about S * ln(r) of its rank r in a random order of its layer's
     experts, which makes the routing roughly Zipf's with exponent S. UsageError where the folder has a model.
@@ -42,7 +45,8 @@ def make_model(folder: Path, values: dict[str, Any], seed: int, skew: float) -> 
         total_bytes += sum(its.nbytes for its in shard.values())
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n")
-    (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n")
+    written = {key: value for key, value in values.items() if key != quantization.KEY}
+    (folder / "config.json").write_text(json.dumps(written, indent=1) + "\n")
     return total_bytes // _dtype(spec).itemsize
 
 

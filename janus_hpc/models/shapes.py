@@ -1,4 +1,4 @@
-"""Named model shapes for benchmarks with random weights: a config.json each."""
+"""Named model shapes for benchmarks with random weights, and to plan for: a config.json each."""
 
 from typing import Any
 
@@ -32,10 +32,57 @@ _QWEN_LARGE = {
 }
 
 
+# config.json of deepseek-ai/DeepSeek-V3 without its quantization_config: random weights are not quantised.
+_DEEPSEEK_V3 = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "attention_bias": False,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+    "rope_theta": 10000.0,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "torch_dtype": "bfloat16",
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
+
+
 def shapes() -> dict[str, dict[str, Any]]:
     """Name -> config.json. `moe-211m` is the shape docs/performance.md reports on; `moe-47m` has
-    experts so narrow that attention takes about as long as they do; the qwen3 shapes are those of the
-    published models.
+    experts so narrow that attention takes about as long as they do; the qwen3 and deepseek shapes are
+    those of the published models, `deepseek-v3-2m` is a small likeness of the last.
     """
     hidden_512 = {
         "hidden_size": 512,
@@ -62,6 +109,28 @@ def shapes() -> dict[str, dict[str, Any]]:
             "num_experts": 32,
             "num_experts_per_tok": 4,
             "moe_intermediate_size": 64,
+            "vocab_size": 512,
+        },
+        "deepseek-v3": _DEEPSEEK_V3,
+        "deepseek-v3-2m": _DEEPSEEK_V3
+        | {
+            "first_k_dense_replace": 1,
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "kv_lora_rank": 32,
+            "max_position_embeddings": 4096,
+            "moe_intermediate_size": 64,
+            "n_routed_experts": 32,
+            "num_attention_heads": 4,
+            "num_experts_per_tok": 4,
+            "num_hidden_layers": 4,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 48,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "rope_scaling": None,
+            "torch_dtype": "float32",
+            "v_head_dim": 16,
             "vocab_size": 512,
         },
         "qwen3-30b-a3b": _QWEN

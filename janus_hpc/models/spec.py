@@ -6,6 +6,7 @@ Pure data derived from config.json by a family; imports neither torch nor MPI, s
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 Shape = tuple[int, ...]
 # Of weights and caches that this package computes with: bytes a value.
@@ -97,7 +98,10 @@ class MlaSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MoeSpec:
-    """Routed experts of a layer. `num_groups` of 0 means no group limit."""
+    """Routed experts of a layer. `num_groups` of 0 means no group limit.
+
+    `scoring` as in `kernels.ops.RouteRule`; `score_bias`: a gate has a bias that is added for the choice alone.
+    """
 
     num_experts: int
     top_k: int
@@ -107,11 +111,17 @@ class MoeSpec:
     num_groups: int = 0
     topk_groups: int = 0
     shared_width: int = 0
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    score_bias: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A whole model; `sparse_layers` are the indices of layers with routed experts, ascending."""
+    """A whole model; `sparse_layers` are the indices of layers with routed experts, ascending.
+
+    `num_extra_layers`: layers behind the last that a checkpoint may carry and that are not run (multi-token
+    prediction).
+    """
 
     architecture: str
     hidden: int
@@ -126,6 +136,7 @@ class ModelSpec:
     dense_width: int
     moe: MoeSpec
     sparse_layers: tuple[int, ...]
+    num_extra_layers: int = 0
 
     def attention_tensors(self) -> dict[str, Shape]:
         """Name -> shape of all that attention ranks hold: everything but gates and routed experts."""
@@ -148,10 +159,14 @@ class ModelSpec:
         return shapes
 
     def gate_tensors(self) -> dict[str, Shape]:
-        """Name -> shape of the routers, held by every expert rank (EGate)."""
-        return {
-            gate_name(layer): (self.moe.num_experts, self.hidden) for layer in self.sparse_layers
-        }
+        """Name -> shape of the routers, held by every expert rank (EGate), in float32."""
+        num_experts = self.moe.num_experts
+        shapes: dict[str, Shape] = {}
+        for layer in self.sparse_layers:
+            shapes[gate_name(layer)] = (num_experts, self.hidden)
+            if self.moe.score_bias:
+                shapes[score_bias_name(layer)] = (num_experts,)
+        return shapes
 
     def expert_tensors(self, layer: int, expert: int) -> dict[str, Shape]:
         """Name -> shape of one routed expert's gate, up and down matrices, in that order."""
@@ -176,6 +191,11 @@ class ModelSpec:
 def gate_name(layer: int) -> str:
     """The router's tensor of one layer."""
     return f"model.layers.{layer}.mlp.gate.weight"
+
+
+def score_bias_name(layer: int) -> str:
+    """What the router's scores of one layer are corrected by for the choice of experts."""
+    return f"model.layers.{layer}.mlp.gate.e_score_correction_bias"
 
 
 def _mlp(prefix: str, hidden: int, width: int) -> dict[str, Shape]:

@@ -1,14 +1,14 @@
 """Models one can plan for by name, without a folder: published shapes, and the two that Janus is evaluated on.
 
-Shapes only, in bfloat16; whether this package can run a family is `models.registry`'s to say.
+Shapes only, in bfloat16. Those it shares with `model make` are in `models.shapes`.
 """
 
 from pathlib import Path
 from typing import Any
 
 from janus_hpc.errors import UsageError
-from janus_hpc.models import deepseek_v2, qwen3_moe
 from janus_hpc.models.config_file import ConfigFile
+from janus_hpc.models.registry import spec_of
 from janus_hpc.models.shapes import shapes
 from janus_hpc.models.spec import ModelSpec
 from janus_hpc.planner.profile_data import ModelShape, shape_of
@@ -40,27 +40,11 @@ _DEEPSEEK_V2: dict[str, Any] = {
     "torch_dtype": DTYPE,
 }
 
-# config.json of deepseek-ai/DeepSeek-V3 as far as sizes go. Its routing by sigmoid is no registered family:
-# it can be planned for, not run.
-_DEEPSEEK_V3 = _DEEPSEEK_V2 | {
-    "hidden_size": 7168,
-    "num_hidden_layers": 61,
-    "first_k_dense_replace": 3,
-    "intermediate_size": 18432,
-    "n_routed_experts": 256,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 2048,
-    "n_shared_experts": 1,
-    "topk_group": 4,
-    "vocab_size": 129280,
-}
-
 
 def plan_configs() -> dict[str, dict[str, Any]]:
     """Name -> config.json. The scaled models are DeepSeek-V2 with other experts (Janus, evaluation)."""
     return shapes() | {
         "deepseek-v2": _DEEPSEEK_V2,
-        "deepseek-v3": _DEEPSEEK_V3,
         "scaled-ds-1": _DEEPSEEK_V2
         | {"n_routed_experts": 160, "num_experts_per_tok": 8, "moe_intermediate_size": 1024},
         "scaled-ds-2": _DEEPSEEK_V2
@@ -73,9 +57,7 @@ def plan_spec(name: str) -> ModelSpec:
     known = plan_configs()
     if name not in known:
         raise UsageError(f"unknown shape {name!r}; known are {', '.join(sorted(known))}")
-    config = ConfigFile(Path(name), known[name])
-    is_deepseek = known[name]["architectures"] == [deepseek_v2.ARCHITECTURE]
-    return deepseek_v2.spec(config) if is_deepseek else qwen3_moe.spec(config)
+    return spec_of(ConfigFile(Path(name), known[name]))
 
 
 def plan_shape(name: str) -> ModelShape:

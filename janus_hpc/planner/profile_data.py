@@ -3,6 +3,8 @@
 Plain data; knows neither how it was measured (`profile/`) nor what is planned from it.
 """
 
+from math import prod
+
 import msgspec
 
 from janus_hpc.models.spec import ModelSpec
@@ -159,7 +161,7 @@ def shape_of(spec: ModelSpec, dtype: str, itemsize: int, name: str) -> ModelShap
         attention_bytes=spec.num_attention_params() * itemsize,
         expert_bytes=3 * spec.hidden * spec.moe.width * itemsize,
         # Routers are kept in float32.
-        gate_bytes=4 * spec.hidden * spec.moe.num_experts * num_sparse,
+        gate_bytes=4 * sum(prod(shape) for shape in spec.gate_tensors().values()),
         kv_bytes=spec.attention.kv_width() * itemsize * spec.num_layers,
         row_bytes=spec.hidden * itemsize,
     )

@@ -6,7 +6,7 @@ import torch
 
 
 class RandomWeights:
-    """A `Reader` without files. Norm weights are ones; matrices have a spread of 1/sqrt(inputs)."""
+    """A `Reader` without files. Vectors are ones; matrices have a spread of 1/sqrt(inputs)."""
 
     def __init__(self, seed: int, dtype: torch.dtype) -> None:
         self.seed = seed
@@ -19,3 +19,6 @@ class RandomWeights:
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
         weight = torch.randn(shape, generator=generator).mul_(shape[-1] ** -0.5)
         return weight.to(self.dtype)
+
+    def check_unchanged(self) -> None:
+        """Nothing is stored."""

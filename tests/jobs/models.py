@@ -7,12 +7,19 @@ import torch
 from transformers import (
     DeepseekV2Config,
     DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     PreTrainedConfig,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
 
 VOCAB = 300
+KINDS = {
+    "qwen3_moe": Qwen3MoeForCausalLM,
+    "deepseek_v2": DeepseekV2ForCausalLM,
+    "deepseek_v3": DeepseekV3ForCausalLM,
+}
 
 
 def qwen_config(**changes: Any) -> Qwen3MoeConfig:
@@ -37,8 +44,8 @@ def qwen_config(**changes: Any) -> Qwen3MoeConfig:
     return Qwen3MoeConfig(**values | changes)
 
 
-def deepseek_config(**changes: Any) -> DeepseekV2Config:
-    values: dict[str, Any] = {
+def _deepseek_values() -> dict[str, Any]:
+    return {
         "vocab_size": VOCAB,
         "hidden_size": 45,
         "intermediate_size": 40,
@@ -57,14 +64,21 @@ def deepseek_config(**changes: Any) -> DeepseekV2Config:
         "v_head_dim": 10,
         "n_group": 4,
         "topk_group": 2,
-        "topk_method": "group_limited_greedy",
         "routed_scaling_factor": 1.7,
         "max_position_embeddings": 512,
         "initializer_range": 0.2,
         "bos_token_id": None,
         "eos_token_id": None,
     }
+
+
+def deepseek_config(**changes: Any) -> DeepseekV2Config:
+    values = _deepseek_values() | {"topk_method": "group_limited_greedy"}
     return DeepseekV2Config(**values | changes)
+
+
+def deepseek_v3_config(**changes: Any) -> DeepseekV3Config:
+    return DeepseekV3Config(**_deepseek_values() | {"num_experts_per_tok": 5} | changes)
 
 
 YARN = {
@@ -80,7 +94,7 @@ YARN = {
 
 
 def variants() -> dict[str, PreTrainedConfig]:
-    """Awkward sizes and every switch of both families."""
+    """Awkward sizes and every switch of all families."""
     return {
         "qwen": qwen_config(),
         "qwen-plain": qwen_config(
@@ -94,20 +108,26 @@ def variants() -> dict[str, PreTrainedConfig]:
         "deepseek-greedy-yarn": deepseek_config(
             topk_method="greedy", q_lora_rank=None, rope_parameters=YARN
         ),
+        "deepseek-v3": deepseek_v3_config(rope_parameters=YARN),
+        "deepseek-v3-one-group": deepseek_v3_config(
+            n_group=1, topk_group=1, norm_topk_prob=False, q_lora_rank=None, n_shared_experts=1
+        ),
     }
 
 
 def save_model(config: PreTrainedConfig, folder: Path) -> Any:
     """Random weights, saved in several shards; returns the model for reference answers."""
     torch.manual_seed(1)
-    kind = Qwen3MoeForCausalLM if config.model_type == "qwen3_moe" else DeepseekV2ForCausalLM
-    model = kind(config).eval()
+    model: Any = KINDS[config.model_type](config).eval()
     model.set_experts_implementation("eager")  # the others refuse awkward widths
     for name, value in model.named_parameters():
         if "norm" in name:  # ones would hide a forgotten norm weight
             value.data = 1 + 0.1 * torch.randn_like(value)
         elif name.endswith("bias"):  # and zeros a forgotten bias
             value.data = 0.3 * torch.randn_like(value)
+    for name, value in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            value.copy_(0.3 * torch.randn_like(value))
     model.save_pretrained(folder, max_shard_size="100KB")
     return model
 

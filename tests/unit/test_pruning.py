@@ -14,11 +14,11 @@ from janus_hpc.experts.expert_weights import ExpertWeights
 from janus_hpc.experts.gate import Gate
 from janus_hpc.models.attention_model import AttentionModel
 from janus_hpc.models.registry import load_spec
-from janus_hpc.models.spec import ModelSpec, gate_name
+from janus_hpc.models.spec import ModelSpec
 from janus_hpc.placement.make import make_placement
 from janus_hpc.placement.placement import Placement
 from janus_hpc.weights.checkpoint import Checkpoint
-from tests.jobs.models import deepseek_config, qwen_config, save_model
+from tests.jobs.models import save_model, variants
 
 CPU = torch.device("cpu")
 M = TypeVar("M")
@@ -47,9 +47,9 @@ def load(kind: type[M], spec: ModelSpec, checkpoint: Checkpoint, world_rank: int
     return weights.build(CPU)
 
 
-@pytest.fixture(params=["qwen", "deepseek"])
+@pytest.fixture(params=["qwen", "deepseek", "deepseek-v3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    save_model({"qwen": qwen_config, "deepseek": deepseek_config}[request.param](), tmp_path)
+    save_model(variants()[request.param], tmp_path)
     return tmp_path
 
 
@@ -77,7 +77,7 @@ def test_an_expert_rank_reads_its_own_experts_and_the_gates(folder: Path, expert
         load(Gate, spec, checkpoint, 0)
         weights = ExpertWeights(spec, ops, checkpoint, torch.float32, CPU)
         weights.load(placement, expert_rank)
-        gates = {gate_name(layer) for layer in spec.sparse_layers}
+        gates = set(spec.gate_tensors())
         assert set(checkpoint.names_read) == gates | expert_names(spec, placement, expert_rank)
         assert len(checkpoint.names_read) == len(set(checkpoint.names_read))
 
