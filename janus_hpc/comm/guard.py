@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from janus_hpc.comm.world import World
-from janus_hpc.errors import ExitCode, JanusError
+from janus_hpc.errors import ExitCode, JanusError, refusal_text
 from janus_hpc.log import write_to_file
 
 # How long a launcher gets to forward a last message.
 FORWARD_S = 0.3
 # How long MPI_Abort may take before this process just exits.
 ABORT_LIMIT_S = 10.0
+# How long ranks that are done wait for the others.
+LEAVE_LIMIT_S = 600.0
 
 
 @contextmanager
@@ -28,7 +30,8 @@ def guard(world: World) -> Iterator[None]:
 
     An error raised by `world.agree` is known to all ranks: rank 0 prints it and every rank exits
     with its code. Any other is printed with the rank's label and ends the job by MPI_Abort: with
-    the error's own code, 75 for an interrupt from the keyboard, 70 with a traceback otherwise.
+    the error's own code, 75 for an interrupt from the keyboard, 70 otherwise, with a traceback unless
+    it is the file system that refused something.
     SystemExit passes: it must be raised on every rank. Collective over the world.
     """
     previous = threading.excepthook
@@ -59,19 +62,19 @@ def leave_together(world: World) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
     # Ranks that are done wait here with yields; the wait in MPI_Finalize would spin.
-    world.barrier()
+    world.barrier(timeout_s=LEAVE_LIMIT_S)
 
 
 def end_from_thread(world: World, text: str, exit_code: int) -> None:
     """End every rank from a thread that is not the one in MPI. Does not return."""
+    # Where the console, the log or the abort hangs too, the launcher ends the others once this process is gone.
+    last_resort = threading.Timer(ABORT_LIMIT_S, os._exit, [exit_code])
+    last_resort.daemon = True
+    last_resort.start()
     sys.stderr.write(f"[{world.label}] {text}\n")
     sys.stderr.flush()
     write_to_file(text)
     time.sleep(FORWARD_S)
-    # Where the abort hangs too, the launcher ends the others once this process is gone.
-    last_resort = threading.Timer(ABORT_LIMIT_S, os._exit, [exit_code])
-    last_resort.daemon = True
-    last_resort.start()
     if world.abortable_by_threads:
         world.abort(exit_code)
     os._exit(exit_code)
@@ -85,7 +88,11 @@ def _end(world: World, error: BaseException) -> None:
     elif isinstance(error, KeyboardInterrupt):
         exit_code, text = int(ExitCode.INTERRUPTED), "interrupted from the keyboard"
     else:
-        text = "".join(traceback.format_exception(error)).rstrip()
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        refusal = refusal_text(error)
+        if refusal is not None:
+            write_to_file(trace)
+        text = refusal or trace
     where = f" {world.pulse.where}" if world.pulse.where else ""
     # One write, so that lines of several ranks do not mix.
     sys.stdout.flush()

@@ -65,8 +65,10 @@ class Pulse:
     def steps(self) -> Iterator[None]:
         """The block is the steps of a batch."""
         self.in_steps = True
+        self.beat("steps")
         try:
             yield
         finally:
             self.in_steps = False
+            self.spans.leave_steps()
             self.beat("")

@@ -22,6 +22,9 @@ from janus_hpc.comm.waits import WaitPolicy, make_policy, shorten_sleeps
 from janus_hpc.errors import JanusError
 from janus_hpc.topology import Role, Topology
 
+# Messages of ranks that have no part in a batch; no other one has this tag on COMM_WORLD.
+_STOP_TAG = 78
+
 
 @dataclass(kw_only=True)
 class World:
@@ -43,6 +46,7 @@ class World:
     label: str
     pulse: Pulse
     agreed_error: BaseException | None = field(default=None, init=False)
+    _calls: list[MPI.Request] = field(default_factory=list, init=False)
 
     @staticmethod
     def start() -> "World":
@@ -138,12 +142,23 @@ class World:
         """Every rank's value on the root, None elsewhere. Collective over the world."""
         return gather_objects(self.comm, value, self.policy, root)
 
-    def barrier(self, meanwhile: Callable[[], None] | None = None) -> None:
-        """Wait for every rank, however long it takes, calling `meanwhile` between polls.
+    def barrier(
+        self, meanwhile: Callable[[], None] | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Wait for every rank, calling `meanwhile` between polls; CommTimeout after `timeout_s`, if that is given.
 
         Collective over the world.
         """
-        barrier(self.comm, self.policy, meanwhile)
+        policy = self.policy if timeout_s is None else self.make_policy(timeout_s)
+        barrier(self.comm, policy, meanwhile)
+
+    def call_stop(self, world_rank: int) -> None:
+        """Ask another rank to stop the run, which it learns from `stop_is_called`. Does not wait."""
+        self._calls.append(self.comm.Isend([b"s", MPI.BYTE], world_rank, _STOP_TAG))
+
+    def stop_is_called(self) -> bool:
+        """Whether any rank has asked this one to stop the run."""
+        return bool(self.comm.Iprobe(MPI.ANY_SOURCE, _STOP_TAG))
 
     def split(self, color: int | None) -> MPI.Comm | None:
         """The ranks of the same colour, in world order; None for colour None. Collective."""
@@ -174,8 +189,10 @@ class World:
         return MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def abort(self, exit_code: int) -> None:
-        """End every rank at once; mpirun then ends with this exit code."""
+        """End every rank at once; mpirun then ends with this exit code. Does not return."""
         self.comm.Abort(exit_code)
+        # MPICH's returns while its launcher is still on the way to end this process.
+        os._exit(exit_code)
 
 
 def _describe(error: Exception) -> tuple[type[JanusError], str]:

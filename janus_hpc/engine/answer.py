@@ -4,7 +4,8 @@ around it, and the border between two batches.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,8 +20,10 @@ from janus_hpc.engine.parts import RunHooks
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.progress import Progress
 from janus_hpc.engine.row_input import RowInput
-from janus_hpc.engine.signals import StopFlag
+from janus_hpc.engine.signals import StopFlag, do_nothing
+from janus_hpc.errors import JanusError
 from janus_hpc.results.journal import JournalWriter
+from janus_hpc.topology import Role
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +43,12 @@ class Answered:
         return sum(its.tokens_generated for its in tallies)
 
 
-def answer(plan: RunPlan, border: Border, stop: StopFlag, progress: Progress | None) -> Answered:
+def answer(
+    plan: RunPlan, border: Border, stop: StopFlag, horizon: Horizon, progress: Progress | None
+) -> Answered:
     """Answer all pending rows. Collective over the world."""
     started_s = time.monotonic()
-    answering = _Answering(plan, border, stop, progress, started_s)
+    answering = _Answering(plan, border, stop, horizon, progress, started_s)
     stopped = ""
     batches = plan.batches()
     num_left = sum(map(len, batches))
@@ -69,6 +74,7 @@ class _Answering:
         plan: RunPlan,
         border: Border,
         stop: StopFlag,
+        horizon: Horizon,
         progress: Progress | None,
         started_s: float,
     ) -> None:
@@ -80,12 +86,16 @@ class _Answering:
         self._progress = progress
         self._started_s = started_s
         self._input = RowInput(plan)
-        self._horizon = Horizon.at(plan.drain_at_unix_s)
+        self._horizon = horizon
         self._reporter = Reporter()
         self._journal: JournalWriter | None = None
 
     def run_batch(self, rows: RowIds, *, is_last: bool) -> str:
         """Why rows are left, empty where none are; the same on every rank. Collective over the world."""
+        with self._heard():
+            return self._run_batch(rows, is_last)
+
+    def _run_batch(self, rows: RowIds, is_last: bool) -> str:
         plan, border = self._plan, self._border
         border.check()
         hooks = RunHooks(
@@ -117,6 +127,8 @@ class _Answering:
         if self.account is not None and reports is not None:
             facts = _facts(border, len(rows), began_s - self._started_s, seconds)
             self.account.add(facts, reports)
+        # With rows left in later batches a stop counts that came too late for this one's.
+        stopped |= not is_last and self._must_stop()
         reasons = border.setup.world.allgather((stopped, self._stop.signal_name))
         return _why_stopped(reasons)
 
@@ -139,13 +151,36 @@ class _Answering:
         with self._border.setup.world.pulse.spans.span("journal"):
             sync()
 
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """A signal is told to a rank that takes part in the steps, should this one be parked."""
+        setup = self._border.setup
+        if setup.role is not Role.PARKED:
+            yield
+            return
+        first = setup.topology.attention_ranks[0]
+        self._stop.on_signal = partial(setup.world.call_stop, first)
+        try:
+            if self._stop():
+                self._stop.on_signal()
+            yield
+        finally:
+            self._stop.on_signal = do_nothing
+
     def _must_stop(self) -> bool:
-        return self._stop() or self._horizon.is_over()
+        asked = self._stop() or self._horizon.is_over()
+        return asked or self._border.setup.world.stop_is_called()
 
     def _leave(self, rows: list[RowProgress]) -> None:
         """Keep what rows in flight have, for the launch that resumes."""
-        if self._journal is not None:
+        if self._journal is None:
+            return
+        self._journal.sync()
+        try:
             self._journal.append_progress(rows)
+        except JanusError as error:
+            log.warning("rows in flight will be computed anew: %s", error)
+            self._journal = None
 
     def _elsewhere(self) -> list[tuple[int, ...]]:
         """The counters of ranks that did attention in earlier batches and have no header in this one."""

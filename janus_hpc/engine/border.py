@@ -60,6 +60,11 @@ class Border:
         `number`: of the coming batch.
         """
         world = self.setup.world
+        with world.pulse.spans.span("border"):
+            self._cross(account, number, num_rows_left)
+
+    def _cross(self, account: Account | None, number: int, num_rows_left: int) -> None:
+        world = self.setup.world
         error: JanusError | None = None
         decision: BorderDecision | None = None
         if account is not None and self._decider is not None:
@@ -71,8 +76,14 @@ class Border:
         self._carry_out(world.bcast(decision))
 
     def check(self) -> None:
-        """JanusError on every rank unless all compute by the same placement."""
+        """JanusError on every rank unless all compute by the same placement, with the weights that are stored."""
         world, loaded = self.setup.world, self.part.loaded
+        error: JanusError | None = None
+        try:
+            self.setup.reader.check_unchanged()
+        except JanusError as problem:
+            error = problem
+        world.agree(error)
         sides = (loaded.experts, loaded.gate)
         holders = [its.balancer.placement for its in sides if its is not None]
         mine = {(its.epoch, its.digest) for its in (*holders, self.placement)}

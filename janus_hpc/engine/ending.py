@@ -23,11 +23,11 @@ def is_last(headers: Sequence[StepHeader]) -> bool:
     return not any(its.num_tokens or its.want_rows for its in headers)
 
 
-def drain_at(end_unix_s: float, now_unix_s: float, drain_s: float) -> float:
-    """When to stop in a job that ends at `end_unix_s`: `drain_s` before, but in a short job no more than
-    MAX_DRAIN_SHARE of what it has left. Unix seconds.
+def drain_after_s(left_s: float, drain_s: float) -> float:
+    """After how many seconds to stop in a job that ends in `left_s`: `drain_s` before, but in a short job no more
+    than MAX_DRAIN_SHARE of what it has left.
     """
-    return end_unix_s - min(drain_s, max(0.0, end_unix_s - now_unix_s) * MAX_DRAIN_SHARE)
+    return left_s - min(drain_s, left_s * MAX_DRAIN_SHARE)
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,8 @@ class Horizon:
     clock: Callable[[], float] = time.monotonic
 
     @classmethod
-    def at(cls, unix_s: float | None) -> "Horizon":
-        """The same moment, told in Unix seconds."""
-        left_s = None if unix_s is None else unix_s - time.time()
+    def after(cls, left_s: float | None) -> "Horizon":
+        """So many seconds from now."""
         return cls(None if left_s is None else time.monotonic() + left_s)
 
     def is_over(self) -> bool:

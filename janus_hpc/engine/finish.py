@@ -15,7 +15,7 @@ from janus_hpc.engine.answer import Answered
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
-from janus_hpc.errors import ExitCode, JanusError, UsageError
+from janus_hpc.errors import ExitCode, JanusError, UsageError, refusal_text
 from janus_hpc.experts.activity import ExpertActivity
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.results.manifest import load_manifest
@@ -58,8 +58,10 @@ def finish_run(
         except JanusError as problem:
             error = problem
         except Exception as problem:  # every rank must learn of it
-            log.exception("writing %s failed", plan.output)
-            error = problem
+            refusal = refusal_text(problem)
+            if refusal is None:
+                log.exception("writing %s failed", plan.output)
+            error = problem if refusal is None else JanusError(refusal)
     world.agree(error)
     agreed: ExitCode = world.bcast(code)
     return agreed

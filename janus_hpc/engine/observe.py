@@ -4,9 +4,9 @@ Starts and ends them in the right order; none of them takes part in what is comp
 """
 
 import logging
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -31,39 +31,38 @@ def log_file(output: Path, world_rank: int) -> Path:
 
 
 class Observation:
-    """Entered from the first weights to the merged results. Making, entering and `finish` are collective over the
-    world.
-    """
+    """Entered from the first weights to the merged results. Entering and `finish` are collective over the world."""
 
     def __init__(self, world: World, env: LaunchEnv, plan: RunPlan) -> None:
         self._world = world
         self._plan = plan
         self._meters: list[EnergyMeter] = []
         self._spans = _spans(world, env, plan)
-        self._clocks = None if plan.config.trace is None else Clocks(world)
-        self._watchdog = Watchdog(
-            world,
-            plan.run_dir,
-            plan.launch,
-            plan.config.stall_s,
-            end=partial(end_from_thread, world),
-            on_beat=self._poll,
-        )
+        self._clocks: Clocks | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        start_log(self._world, self._plan)
+        world, plan = self._world, self._plan
+        end = partial(end_from_thread, world)
+        self._stack.enter_context(
+            Watchdog(
+                world,
+                plan.run_dir,
+                plan.launch,
+                plan.config.stall_s,
+                end=end,
+                on_beat=self._poll,
+            )
+        )
+        start_log(world, plan)
+        if plan.config.trace is not None:
+            self._clocks = Clocks(world)
         if self._spans is not None:
-            self._world.pulse.spans = self._spans
-        self._watchdog.__enter__()
+            world.pulse.spans = self._spans
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._watchdog.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def start_energy(self, device: torch.device) -> None:
         """Count from here on. One rank of a node answers for its processors, one for each GPU. Collective over

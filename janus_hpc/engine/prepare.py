@@ -4,6 +4,7 @@ Runs on world rank 0 alone. Raises UsageError for what a user can mend; writes n
 """
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -22,9 +23,10 @@ import janus_hpc
 from janus_hpc.config import RunConfig, parse_bytes
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.decision import Assignment
-from janus_hpc.engine.ending import drain_at
+from janus_hpc.engine.ending import drain_after_s
 from janus_hpc.engine.placing import choose_placement, expert_nodes
 from janus_hpc.engine.plan import Allocation, RunPlan
+from janus_hpc.engine.progress import progress_path
 from janus_hpc.engine.row_input import row_defaults
 from janus_hpc.engine.shard import shard_rows
 from janus_hpc.errors import ModelError, UsageError
@@ -53,6 +55,10 @@ from janus_hpc.topology import Role, Split, assign_roles, parse_split
 from janus_hpc.weights.checkpoint import Checkpoint
 from janus_hpc.weights.fingerprint import fingerprint
 
+log = logging.getLogger(__name__)
+
+# A job that Slurm lets run on past its end does so for less.
+STALE_END_S = 3600.0
 MAX_REFUSALS_SHOWN = 10
 
 
@@ -169,17 +175,21 @@ def _decide(
         first_row=rows.start,
         stop_row=rows.stop,
         in_flight=done.in_flight,
-        drain_at_unix_s=_drain_at(config, env),
+        drain_after_s=_drain_after_s(config, env),
         num_resumed=done.num_done,
         num_failed=done.num_failed,
         done=np.packbits(is_done).tobytes(),
     )
 
 
-def _drain_at(config: RunConfig, env: LaunchEnv) -> float | None:
+def _drain_after_s(config: RunConfig, env: LaunchEnv) -> float | None:
     if env.job_end_unix_s is None:
         return None
-    return drain_at(env.job_end_unix_s, time.time(), config.drain_s)
+    left_s = env.job_end_unix_s - time.time()
+    if left_s < -STALE_END_S:
+        log.warning("SLURM_JOB_END_TIME is long past (left over from another job?): not heeded")
+        return None
+    return drain_after_s(max(left_s, 0.0), config.drain_s)
 
 
 def choose_split(text: str, spec: ModelSpec, num_ranks: int) -> tuple[Split, str]:
@@ -263,7 +273,7 @@ def _check_exchange(config: RunConfig, roles: Sequence[Role], node_ids: Sequence
 
 def _check_traces(config: RunConfig, others: Sequence[Path], *, resumes: bool) -> None:
     """Before the run: its traces can be written, and take no other file's place."""
-    taken = list(others)
+    taken = [*others, progress_path(others[0])]
     # A run that goes on writes its timeline anew.
     overwrite = config.overwrite or resumes
     traces = (("--routing-trace", config.routing_trace), ("--trace", config.trace))
@@ -362,8 +372,10 @@ def _already_complete(
 def _discard(run_dir: Path) -> None:
     """Remove earlier launches' journals and manifest."""
     for path in sorted(run_dir.glob("*")):
-        if path.suffix in (".jnl", ".json"):
+        if path.suffix in (".jnl", ".json", ".txt"):
             path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path)
 
 
 def _launch_info(config: RunConfig, env: LaunchEnv, hosts: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Fed with the step headers every attention rank sees; costs no message of its own
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -14,14 +15,23 @@ from typing import Any, TextIO
 from janus_hpc.engine.tallies import Counters
 from janus_hpc.watch.prometheus import Metric, write_metrics
 
+log = logging.getLogger(__name__)
+
 LINE_EVERY_S = 5.0
 BAR_EVERY_S = 0.2
 FILE_EVERY_S = 2.0
 BAR_WIDTH = 30
 
 
+def progress_path(output: Path) -> Path:
+    """The progress file of the run that writes `output`."""
+    return output.with_name(f"{output.name}.progress.json")
+
+
 class Progress:
-    """`num_resumed` rows were finished by earlier launches and count as done from the start."""
+    """`num_resumed` rows were finished by earlier launches and count as done from the start. Files that cannot be
+    written are said once, and the run goes on.
+    """
 
     def __init__(
         self,
@@ -43,6 +53,7 @@ class Progress:
         self._shown_s = self._written_s = float("-inf")
         self.first_row_s: float | None = None
         self._last = Counters(0, 0, 0, 0, 0, 0)
+        self._has_failed = False
 
     def update(self, counters: list[tuple[int, ...]], state: str = "running") -> None:
         """Show and write what is due. `state` other than running is always shown and written."""
@@ -102,11 +113,19 @@ class Progress:
             "first_row_s": None if self.first_row_s is None else round(self.first_row_s, 3),
             "updated_at_unix_s": round(time.time(), 3),
         }
-        aside = self.path.with_name(self.path.name + ".tmp")
-        aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, self.path)
-        if self.metrics is not None:
-            write_metrics(self.metrics, _metrics(values))
+        try:
+            aside = self.path.with_name(self.path.name + ".tmp")
+            aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            os.replace(aside, self.path)
+            if self.metrics is not None:
+                write_metrics(self.metrics, _metrics(values))
+        except OSError as error:
+            # The answers do not depend on it.
+            if not self._has_failed:
+                log.warning(
+                    "%s: cannot be written: %s", error.filename or self.path, error.strerror
+                )
+            self._has_failed = True
 
 
 _GAUGES = {

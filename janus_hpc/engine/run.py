@@ -5,19 +5,21 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from janus_hpc.comm.guard import LEAVE_LIMIT_S
 from janus_hpc.comm.world import World
 from janus_hpc.config import RunConfig
 from janus_hpc.engine.answer import answer
 from janus_hpc.engine.border import Border
 from janus_hpc.engine.deciders import Decider, make_decider
 from janus_hpc.engine.device import agree_on_device, room_bytes
+from janus_hpc.engine.ending import Horizon
 from janus_hpc.engine.finish import finish_run, remove_run_dir
 from janus_hpc.engine.observe import Observation
 from janus_hpc.engine.parts import Kept, Part, load_part
 from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.planned_split import make_planner, plan_first
 from janus_hpc.engine.prepare import AlreadyComplete, prepare
-from janus_hpc.engine.progress import Progress
+from janus_hpc.engine.progress import Progress, progress_path
 from janus_hpc.engine.replanning import Replanning
 from janus_hpc.engine.run_profile import find_profile
 from janus_hpc.engine.setup import EngineSetup, make_setup
@@ -46,10 +48,11 @@ def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
             if world.world_rank == 0:
                 log.info("%s is complete already: %d rows", plan.output, plan.num_rows)
             return ExitCode.ROWS_FAILED if plan.num_failed else ExitCode.OK
+        horizon = Horizon.after(plan.drain_after_s)
         with Observation(world, env, plan) as observation:
-            code, is_complete = _run(world, env, plan, stop, observation)
+            code, is_complete = _run(world, env, plan, stop, horizon, observation)
         # Nobody writes into the run folder any more.
-        world.barrier()
+        world.barrier(timeout_s=LEAVE_LIMIT_S)
         if is_complete and world.world_rank == 0:
             remove_run_dir(plan)
         return code
@@ -93,7 +96,12 @@ def _allocation(world: World, config: RunConfig) -> Allocation:
 
 
 def _run(
-    world: World, env: LaunchEnv, plan: RunPlan, stop: StopFlag, observation: Observation
+    world: World,
+    env: LaunchEnv,
+    plan: RunPlan,
+    stop: StopFlag,
+    horizon: Horizon,
+    observation: Observation,
 ) -> tuple[ExitCode, bool]:
     """The exit code, and whether the results are complete."""
     config = plan.config
@@ -138,11 +146,11 @@ def _run(
         border = Border(setup, part, kept, plan.assignment, plan.first, _decider(plan, setup))
         del part
         observation.start_energy(setup.device)
-        answered = answer(plan, border, stop, progress)
+        answered = answer(plan, border, stop, horizon, progress)
     facts["energy"] = observation.energy(answered.num_tokens)
-    observation.finish()
     world.pulse.beat("merging" if not answered.stopped else "stopping")
     code = finish_run(world, env, plan, setup, facts, answered)
+    observation.finish()
     if progress is not None and not answered.stopped:
         progress.complete()
     return code, not answered.stopped
@@ -175,6 +183,7 @@ def _say_what_was_chosen(plan: RunPlan, setup: EngineSetup, part: Part) -> None:
 
 
 def _progress(plan: RunPlan) -> Progress:
-    path = plan.output.with_name(plan.output.name + ".progress.json")
     metrics = None if plan.config.metrics is None else Path(plan.config.metrics)
-    return Progress(path, plan.num_own_rows, plan.num_resumed, plan.num_failed, metrics)
+    return Progress(
+        progress_path(plan.output), plan.num_own_rows, plan.num_resumed, plan.num_failed, metrics
+    )

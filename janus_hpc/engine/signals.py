@@ -9,20 +9,25 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopFlag:
-    """Set by a signal, whose name it keeps; `on_repeat` is called at the second SIGINT, for users who insist."""
+    """Set by a signal, whose name it keeps; `on_repeat` is called at the second SIGINT, for users who insist.
+
+    `on_signal` is called at each, between two steps of the interpreter: for a rank that only waits.
+    """
 
     def __init__(self, on_repeat: Callable[[], None]) -> None:
         self.signal_name = ""
         self._on_repeat = on_repeat
+        self.on_signal: Callable[[], None] = do_nothing
 
     def __call__(self) -> bool:
         """Whether a stop was asked for on this rank."""
         return bool(self.signal_name)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_name and number == signal.SIGINT:
+        if self.signal_name == signal.SIGINT.name and number == signal.SIGINT:
             self._on_repeat()
         self.signal_name = signal.Signals(number).name
+        self.on_signal()
 
     @contextmanager
     def installed(self) -> Iterator["StopFlag"]:
@@ -33,3 +38,7 @@ class StopFlag:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+
+def do_nothing() -> None:
+    """What a signal does beside being noted, unless something else is asked for."""

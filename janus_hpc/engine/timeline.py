@@ -10,7 +10,6 @@ from pathlib import Path
 
 from janus_hpc.comm.clocks import clock_offsets
 from janus_hpc.comm.world import World
-from janus_hpc.errors import JanusError
 from janus_hpc.watch.chrome import events, join_parts, write_part
 from janus_hpc.watch.spans import Spans
 
@@ -55,27 +54,32 @@ def max_spans(world_size: int) -> int:
 
 
 def write_timeline(world: World, spans: Spans, clocks: Clocks, run_dir: Path, path: Path) -> None:
-    """Collective over the world. JanusError on every rank where a part or the file cannot be written."""
+    """What fails here is only said: the answers do not depend on it. Collective over the world."""
     clocks.measure_again()
     label = world.label.removesuffix(f"@{world.hostname}") + f" on {world.hostname}"
-    error: JanusError | None = None
+    failure = ""
     try:
         part = _part(run_dir, world.world_rank)
         write_part(part, events(world.world_rank, label, spans.all(), clocks.shift_ns))
-    except OSError as problem:
-        error = JanusError(f"--trace: {problem}")
-    world.agree(error)
-    errors_s = world.gather(clocks.error_s)
-    strides = world.gather(spans.stride)
-    if errors_s is not None and strides is not None:
-        parts = [_part(run_dir, rank) for rank in range(world.world_size)]
-        about = {"clock_error_us": round(max(errors_s) * 1e6, 1), "every_nth_step": strides}
+    except OSError as error:
+        failure = str(error)
+    told = world.gather((failure, clocks.error_s, spans.stride))
+    if told is None:
+        return
+    failures = [failure for failure, _, _ in told if failure]
+    if not failures:
+        about = {
+            "clock_error_us": round(max(error_s for _, error_s, _ in told) * 1e6, 1),
+            "every_nth_step": [stride for _, _, stride in told],
+        }
         try:
-            join_parts(parts, path, about)
-            log.info("timeline: %s (open it at ui.perfetto.dev)", path)
-        except OSError as problem:
-            error = JanusError(f"--trace {path}: {problem}")
-    world.agree(error)
+            join_parts([_part(run_dir, rank) for rank in range(world.world_size)], path, about)
+        except OSError as error:
+            failures = [str(error)]
+    if failures:
+        log.warning("--trace %s is not written: %s", path, failures[0])
+    else:
+        log.info("timeline: %s (open it at ui.perfetto.dev)", path)
 
 
 def _part(run_dir: Path, world_rank: int) -> Path:

@@ -5,13 +5,14 @@ Reads the rank's pulse and writes one small file; takes no part in steps. What c
 """
 
 import faulthandler
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from janus_hpc.comm.pulse import Pulse
 from janus_hpc.comm.world import World
@@ -20,7 +21,9 @@ from janus_hpc.watch.beat import Beat, BeatFile, read_beats
 from janus_hpc.watch.graph import describe
 from janus_hpc.watch.stall import Observer, Stall
 
-MOST_INTERVAL_S = 5.0
+log = logging.getLogger(__name__)
+
+LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.1, 5.0
 # Heartbeats within the time that makes a stall.
 BEATS_A_STALL = 8
 # Ranks of a node that look at all others' files, should one of them be the one that is stopped.
@@ -50,7 +53,10 @@ class Watchdog:
         self._end = end
         self._on_beat = on_beat
         interval_s = stall_s / BEATS_A_STALL if stall_s else MOST_INTERVAL_S
-        self.interval_s = min(interval_s, MOST_INTERVAL_S)
+        self.interval_s = min(max(interval_s, LEAST_INTERVAL_S), MOST_INTERVAL_S)
+        # Several nodes see the folder over a network.
+        is_synced = len(set(world.node_ids)) > 1
+        self._file = BeatFile(run_dir, world.world_rank, is_synced=is_synced)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._started_s = time.monotonic()
@@ -59,6 +65,7 @@ class Watchdog:
         self._count, self._count_since_s = -1, 0.0
         self._observer: Observer | None = None
         self._has_dumped = False
+        self._has_failed = False
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -74,19 +81,29 @@ class Watchdog:
         self._thread.join()
 
     def _run(self) -> None:
-        with BeatFile(self._run_dir, self._world.world_rank) as file:
-            last_s = time.monotonic()
-            while True:
-                file.write(self._beat())
-                self._on_beat()
-                if self._stall_s:
-                    self._watch()
-                if self._stopped.wait(self.interval_s):
-                    return
-                now_s = time.monotonic()
-                # Time in which this process was stopped is no time in which others did nothing.
-                self._now_s += min(now_s - last_s, 2 * self.interval_s)
-                last_s = now_s
+        _stack_path(self._run_dir, self._world.world_rank).unlink(missing_ok=True)
+        last_s = time.monotonic()
+        while True:
+            try:
+                self._look()
+            except Exception as error:
+                # What only watches must not end a run; a rank that cannot write its heartbeat looks silent.
+                if not self._has_failed:
+                    log.warning("the watchdog cannot do its work: %s", error)
+                self._has_failed = True
+            if self._stopped.wait(self.interval_s):
+                self._file.close()
+                return
+            now_s = time.monotonic()
+            # Time in which this process was stopped is no time in which others did nothing.
+            self._now_s += min(now_s - last_s, 2 * self.interval_s)
+            last_s = now_s
+
+    def _look(self) -> None:
+        self._on_beat()
+        if self._stall_s:
+            self._watch()
+        self._file.write(self._beat())
 
     def _beat(self) -> Beat:
         pulse, wait = self._pulse, self._pulse.wait
@@ -116,12 +133,17 @@ class Watchdog:
     def _watch(self) -> None:
         if self._pulse.count != self._count:
             self._count, self._count_since_s = self._pulse.count, self._now_s
-            self._observer, self._has_dumped = None, False
+            self._observer = None
+            if self._has_dumped:
+                _stack_path(self._run_dir, self._world.world_rank).unlink(missing_ok=True)
+                self._has_dumped = False
             return
         quiet_s = self._now_s - self._count_since_s
         if quiet_s >= self._stall_s and not self._has_dumped:
             self._dump_stacks()
-        if self._world.local_rank < OBSERVERS_A_NODE and quiet_s >= self._stall_s / 4:
+        # Not all ranks read all files, unless those that should have done it are gone.
+        first_s = self._stall_s * (0.25 if self._world.local_rank < OBSERVERS_A_NODE else 2.0)
+        if quiet_s >= first_s:
             self._observe()
 
     def _observe(self) -> None:
@@ -130,7 +152,7 @@ class Watchdog:
         beats = {
             rank: beat
             for rank, beat in read_beats(self._run_dir).items()
-            if beat.launch == self._launch
+            if beat.launch == self._launch and rank < self._world.world_size
         }
         stall = self._observer.look(beats, self._now_s)
         if stall is None:
@@ -144,7 +166,12 @@ class Watchdog:
         path = self._run_dir / f"stall-{self._launch:04d}.txt"
         head = f"no rank got on for {stall.quiet_s:.0f} s; who waits for whom:"
         lines = [head, *(f"  {line}" for line in describe(stall.beats, stall.silent))]
-        self._stopped.wait(2 * self.interval_s)
+        missing = [rank for rank in range(self._world.world_size) if rank not in stall.beats]
+        if missing:
+            lines.append(f"  world ranks without any heartbeat: {', '.join(map(str, missing))}")
+        # The others write their stacks meanwhile.
+        if self._stopped.wait(2 * self.interval_s) or self._pulse.count != self._count:
+            return
         stacks = [_stacks_of(self._run_dir, rank) for rank in sorted(stall.beats)]
         try:
             path.write_text("\n".join([*lines, "", *stacks]) + "\n", encoding="utf-8")
@@ -156,16 +183,8 @@ class Watchdog:
 
     def _dump_stacks(self) -> None:
         self._has_dumped = True
-        try:
-            with _stack_path(self._run_dir, self._world.world_rank).open("w") as file:
-                _dump(file)
-        except OSError:
-            # The report says that there is none.
-            return
-
-
-def _dump(file: IO[str]) -> None:
-    faulthandler.dump_traceback(file, all_threads=True)
+        with _stack_path(self._run_dir, self._world.world_rank).open("w") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
 
 
 def _stack_path(run_dir: Path, world_rank: int) -> Path:

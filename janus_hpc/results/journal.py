@@ -69,9 +69,14 @@ class JournalWriter:
         self.num_rows += len(results)
 
     def append_progress(self, rows: Sequence[RowProgress]) -> None:
-        """Writes rows in flight, for a later launch to go on with."""
+        """Writes rows in flight, for a later launch to go on with; one that is too large for a record is
+        left to be computed anew.
+        """
+        payloads = [(row.index, self._encoder.encode(row)) for row in rows]
         records = [
-            self._record(RecordType.PARTIAL, row.index, self._encoder.encode(row)) for row in rows
+            self._record(RecordType.PARTIAL, index, payload)
+            for index, payload in payloads
+            if len(payload) <= MAX_PAYLOAD_BYTES
         ]
         if records:
             self._write(b"".join(records))

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import click
 
-from janus_hpc.status.runs import find_runs, read_run
+from janus_hpc.status.runs import ENDED, find_runs, read_run
 from janus_hpc.status.show import lines, record
 from janus_hpc.watch.beat import Beat
-
-ENDED = ("complete", "interrupted", "no news")
 
 
 @click.command()
@@ -34,7 +32,7 @@ def status(place: Path, watch: bool, interval_s: float, as_json: bool) -> None:
             if watch and sys.stdout.isatty():
                 click.clear()
             click.echo("\n".join(line for run in runs for line in lines(run, earlier[run.output])))
-        if not watch or all(run.state in ENDED for run in runs):
+        if not watch or all(run.state in (*ENDED, "no news") for run in runs):
             return
         before = {run.output: run.beats for run in runs}
         time.sleep(interval_s)

@@ -1,10 +1,10 @@
 """Finds runs by the files beside their results and reads what they say of themselves. Reads only."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from janus_hpc.errors import UsageError
 from janus_hpc.watch.beat import Beat, read_beats
@@ -13,19 +13,38 @@ PROGRESS = ".progress.json"
 RUN = ".run"
 # Progress is written every two seconds while a run lives.
 STALE_S = 60.0
+# A launch's last heartbeats may come this long after its last word.
+NEW_LAUNCH_S = 15.0
+ENDED = ("complete", "interrupted")
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of progress.json."""
+
+    state: str
+    rows: int
+    rows_done: int
+    rows_failed: int
+    rows_in_flight: int
+    tokens_generated: int
+    tokens_per_s: float
+    elapsed_s: float
+    eta_s: float | None
+    first_row_s: float | None
+    updated_at_unix_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """One run. `state` as progress.json has it, or `no news` where that is old, or `starting`, or `complete`.
 
-    `beats`: of the launch that writes them now; `progress` is {} before the first step.
+    `beats`: of the launch that writes them now; `progress` is None before the first step.
     """
 
     output: Path
     state: str
     age_s: float
-    progress: dict[str, Any]
+    progress: Told | None
     beats: dict[int, Beat]
 
 
@@ -37,7 +56,7 @@ def find_runs(place: Path) -> list[Path]:
     if place.name.endswith(RUN) and place.is_dir():
         return [place.with_name(place.name.removesuffix(RUN))]
     if not place.is_dir():
-        if place.exists() or _has_run(place):
+        if _has_run(place) or (place.is_file() and is_hdf5(place)):
             return [place]
         raise UsageError(f"{place}: no results file, run folder or folder of runs")
     names = {its.name.removesuffix(PROGRESS) for its in place.glob(f"*{PROGRESS}")}
@@ -49,32 +68,40 @@ def find_runs(place: Path) -> list[Path]:
 
 def read_run(output: Path, now_unix_s: float) -> RunStatus:
     """What the run that writes `output` says now. Errors: UsageError for a progress file that is none."""
-    path = output.with_name(output.name + PROGRESS)
-    progress = _read_progress(path)
-    beats = _last_launch(read_beats(output.with_name(output.name + RUN)))
-    newest = max([its.at_unix_s for its in beats.values()], default=-math.inf)
-    newest = max(newest, float(progress.get("updated_at_unix_s", -math.inf)))
-    age_s = now_unix_s - newest
-    state = str(progress.get("state", "starting"))
-    if state in ("running", "merging", "starting") and age_s > STALE_S:
+    progress = _read_progress(output.with_name(output.name + PROGRESS))
+    run_dir = output.with_name(output.name + RUN)
+    beats = _last_launch(read_beats(run_dir))
+    heard_s = max([its.at_unix_s for its in beats.values()], default=-math.inf)
+    told_s = progress.updated_at_unix_s if progress is not None else -math.inf
+    age_s = now_unix_s - max(heard_s, told_s)
+    state = "starting" if progress is None else progress.state
+    if output.is_file() and not run_dir.is_dir():
+        state = "complete"
+    elif state in ENDED and heard_s > told_s + NEW_LAUNCH_S:
+        # Another launch is on its way to its first step.
+        state = "starting"
+    if state not in ENDED and age_s > STALE_S:
         state = "no news"
     return RunStatus(output=output, state=state, age_s=age_s, progress=progress, beats=beats)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as a results file does."""
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def _has_run(output: Path) -> bool:
     return any(output.with_name(output.name + end).exists() for end in (PROGRESS, RUN))
 
 
-def _read_progress(path: Path) -> dict[str, Any]:
+def _read_progress(path: Path) -> Told | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=Told)
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: expected an object, got {type(values).__name__}")
-    return values
 
 
 def _last_launch(beats: dict[int, Beat]) -> dict[int, Beat]:

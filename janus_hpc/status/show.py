@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from janus_hpc.status.runs import RunStatus, utilisation
 from janus_hpc.watch.beat import Beat
 
@@ -13,19 +15,17 @@ _MOST_WAITS = 5
 def lines(run: RunStatus, before: dict[int, Beat]) -> list[str]:
     """What a person wants to know; `before`: heartbeats of an earlier look, for what came since."""
     found = [f"{run.output}: {run.state}{_news(run)}"]
-    progress = run.progress
-    if progress:
-        done, rows = progress.get("rows_done", 0), progress.get("rows", 0)
-        percent = f" ({100 * done / rows:.1f} %)" if rows else ""
+    told = run.progress
+    if told is not None:
+        percent = f" ({100 * told.rows_done / told.rows:.1f} %)" if told.rows else ""
         found.append(
-            f"  rows      {done} of {rows}{percent}, {progress.get('rows_failed', 0)} failed, "
-            f"{progress.get('rows_in_flight', 0)} in flight"
+            f"  rows      {told.rows_done} of {told.rows}{percent}, {told.rows_failed} failed, "
+            f"{told.rows_in_flight} in flight"
         )
-        eta_s = progress.get("eta_s")
-        eta = f", {duration(eta_s)} to go" if eta_s is not None and run.state == "running" else ""
+        is_going = told.eta_s is not None and run.state == "running"
+        eta = f", {duration(told.eta_s or 0.0)} to go" if is_going else ""
         found.append(
-            f"  rate      {progress.get('tokens_per_s', 0):.0f} tokens/s over "
-            f"{duration(progress.get('elapsed_s', 0))}{eta}"
+            f"  rate      {told.tokens_per_s:.0f} tokens/s over {duration(told.elapsed_s)}{eta}"
         )
     for role, (count, share) in utilisation(run.beats, before).items():
         ranks = "rank" if count == 1 else "ranks"
@@ -43,7 +43,7 @@ def record(run: RunStatus, before: dict[int, Beat]) -> dict[str, Any]:
         "output": str(run.output),
         "state": run.state,
         "age_s": round(run.age_s, 3) if run.age_s < 1e12 else None,
-        "progress": run.progress,
+        "progress": None if run.progress is None else msgspec.to_builtins(run.progress),
         "roles": {
             its: {"ranks": count, "utilisation": share} for its, (count, share) in roles.items()
         },

@@ -6,8 +6,6 @@ Owns the format; several hosts read it, so that nothing in it depends on a clock
 import os
 import re
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
@@ -64,30 +62,28 @@ def encode(beat: Beat) -> bytes:
 
 
 class BeatFile:
-    """This rank's file, made anew. Raises OSError."""
+    """This rank's file, opened when it is first written to. `is_synced`: hosts that share the folder over a network
+    are to see each record soon.
+    """
 
-    def __init__(self, run_dir: Path, world_rank: int) -> None:
-        folder = beats_dir(run_dir)
-        folder.mkdir(exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        self._fd = os.open(folder / f"rank-{world_rank:05d}.beat", flags, 0o644)
+    def __init__(self, run_dir: Path, world_rank: int, *, is_synced: bool = False) -> None:
+        self._path = beats_dir(run_dir) / f"rank-{world_rank:05d}.beat"
+        self._is_synced = is_synced
+        self._fd = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._fd)
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def write(self, beat: Beat) -> None:
-        """In one call and without a sync: a reader sees the old record, the new one, or a mixture that it
-        cannot parse.
-        """
+        """In one call: a reader sees the old record, the new one, or a mixture that it cannot parse. Raises OSError."""
+        if self._fd < 0:
+            self._path.parent.mkdir(exist_ok=True)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.pwrite(self._fd, encode(beat), 0)
+        if self._is_synced:
+            os.fdatasync(self._fd)
 
 
 def read_beats(run_dir: Path) -> dict[int, Beat]:

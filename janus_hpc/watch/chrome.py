@@ -50,8 +50,15 @@ def join_parts(parts: Sequence[Path], path: Path, about: dict[str, Any]) -> None
     and renamed. Raises OSError.
     """
     aside = path.with_name(f"{path.name}.tmp")
-    zipped = path.suffix == ".gz"
-    with gzip.open(aside, "wt") if zipped else aside.open("w") as out:
+    try:
+        _join(parts, aside, about, zipped=path.suffix == ".gz")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _join(parts: Sequence[Path], path: Path, about: dict[str, Any], *, zipped: bool) -> None:
+    with gzip.open(path, "wt") if zipped else path.open("w") as out:
         head = json.dumps({"displayTimeUnit": "ms", "otherData": about})
         out.write(head[:-1] + ', "traceEvents": [\n')
         separator = ""
@@ -61,4 +68,3 @@ def join_parts(parts: Sequence[Path], path: Path, about: dict[str, Any]) -> None
                     out.write(separator + line.rstrip("\n"))
                     separator = ",\n"
         out.write("\n]}\n")
-    os.replace(aside, path)

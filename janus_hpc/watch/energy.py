@@ -3,6 +3,7 @@
 Never a partial sum: what cannot be read makes the whole unknown, with the reason.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +63,19 @@ class EnergyMeter:
         self._counters = counters
         self._what = what
         self._error = error
+        # The watchdog polls, and the work reads.
+        self._lock = threading.Lock()
 
     def poll(self) -> None:
         """To be called every few seconds; a counter that fails is given up, and with it the sum."""
-        if self._error:
-            return
-        try:
-            for counter in self._counters:
-                counter.poll()
-        except (OSError, ValueError) as error:
-            self._error = f"{self._what}: {error}"
+        with self._lock:
+            if self._error:
+                return
+            try:
+                for counter in self._counters:
+                    counter.poll()
+            except (OSError, ValueError) as error:
+                self._error = f"{self._what}: {error}"
 
     def read(self) -> Energy:
         """Since it was made."""

@@ -39,16 +39,16 @@ class NoSpans:
     def span(self, name: str, layer: int = -1, microbatch: int = -1) -> Timed:
         return self._nothing
 
-    def add(self, name: str, start_ns: int) -> None:
-        """A span that began at `start_ns` ends now."""
-
     def next_step(self) -> None:
         """A step begins."""
+
+    def leave_steps(self) -> None:
+        """What follows lies outside steps."""
 
 
 class Spans(NoSpans):
     """Keeps at most `max_spans`: when there are more, every second of the steps kept so far is dropped, and of the
-    coming ones as many less are kept. What lies outside steps is always kept.
+    coming ones as many less are kept. What lies outside steps (loading, borders) is kept up to the same number.
 
     `ranges` is told of every span as well.
     """
@@ -73,12 +73,11 @@ class Spans(NoSpans):
         """The block is a span."""
         return _Open(self, name, layer, microbatch)
 
-    def add(self, name: str, start_ns: int) -> None:
-        self.close(Span(name, start_ns, self.clock(), -1, -1))
-
     def close(self, span: Span) -> None:
         """Keep a span that has ended, if its step is one of those that are kept."""
-        if self._current is not None:
+        if self._current is None:
+            return
+        if self._current is not self._outside or len(self._outside) < self.max_spans:
             self._current.append(span)
 
     def next_step(self) -> None:
@@ -90,7 +89,6 @@ class Spans(NoSpans):
         self.num_steps += 1
 
     def leave_steps(self) -> None:
-        """What follows lies outside steps."""
         self._end_step()
         self._current = self._outside
 

@@ -27,9 +27,10 @@ class Stall:
 class Observer:
     """Looks at the heartbeats again and again; a rank that beats no more for `limit_s` is silent.
 
-    A stall: for `limit_s` no rank has done anything, and each waits, is silent, or is in the steps of a batch,
-    where nothing takes that long. A rank that computes outside of steps (it loads, or writes results) keeps
-    others waiting rightly.
+    A stall: for `limit_s` no rank has done anything, and each waits or is in the steps of a batch, where nothing
+    takes that long. A rank that computes outside of steps (it loads, or writes results) keeps others waiting
+    rightly; but for `limit_s` more only, where a rank is silent: that one may be gone, and MPI may wait for it
+    inside a call that looks like work.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -53,5 +54,7 @@ class Observer:
         )
         if quiet_s < self.limit_s:
             return None
-        stuck = all(rank in silent or beat.waiting or beat.in_steps for rank, beat in beats.items())
+        # A rank that loads or merges may only be unable to write its heartbeat.
+        stuck = all(beat.waiting or beat.in_steps for beat in beats.values())
+        stuck |= bool(silent) and quiet_s >= 2 * self.limit_s
         return Stall(beats=dict(beats), silent=silent, quiet_s=quiet_s) if stuck else None

@@ -26,7 +26,7 @@ from tests.jobs.launcher import (
 )
 from tests.jobs.test_kill_resume import MARK, marked_ranks
 
-NUM_ROWS = 300
+NUM_ROWS = 150
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +134,55 @@ def test_shards_answer_their_rows_alone(calm: tuple[Path, str]) -> None:
         options = ["--shard", f"{shard}/3", "-o", f"part-{shard}.h5"]
         run_janus(ranks, "infer", "rows.jsonl", *options, cwd=folder)
         with h5py.File(folder / f"part-{shard}.h5") as file:
-            assert (file.attrs["first_row"], file.attrs["num_rows"]) == (100 * shard - 100, 100)
+            assert (file.attrs["first_row"], file.attrs["num_rows"]) == (50 * shard - 50, 50)
     parts = [export_text(folder / f"part-{shard}.h5", folder) for shard in (1, 2, 3)]
     assert "".join(parts) == expected
     refused = run_janus(
         0, "infer", "rows.jsonl", "--shard", "2/3", "-o", "part-1.h5", cwd=folder, check=2
     )
-    assert "first_row: was 0, now 100" in refused.stderr
+    assert "first_row: was 0, now 50" in refused.stderr
     names = [f"part-{shard}.h5" for shard in (3, 1, 2)]
     run_janus(0, "results", "merge", *names, "-o", "whole.h5", cwd=folder)
     run_janus(0, "results", "verify", "whole.h5", cwd=folder)
     assert export_text(folder / "whole.h5", folder) == expected
     assert json.loads(expected.splitlines()[0])["index"] == 0
+
+
+def test_a_signal_to_a_parked_rank_stops_the_run(calm: tuple[Path, str]) -> None:
+    """It has no part in the steps; in the middle of the first of several batches it tells one that has."""
+    folder, expected = calm
+    mark = uuid.uuid4().hex
+    command = janus_command(3, "infer", "rows.jsonl", "-o", "parked.h5", "--split", "1a1e")
+    command += ["--max-sequences", "8", "--batch-rows", "50"]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment() | {MARK: mark},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("progress: ") and not line.startswith("progress: 0/"):
+                os.kill(marked_ranks(mark)[2], signal.SIGUSR1)
+                break
+        said = process.stderr.read()
+        assert process.wait(TIME_LIMIT_S) == 75, said
+    assert "SIGUSR1 on world rank 2" in said
+    run_janus(1, "infer", "rows.jsonl", "-o", "parked.h5", cwd=folder)
+    assert export_text(folder / "parked.h5", folder) == expected
+
+
+def test_a_job_end_of_another_job_is_not_heeded(calm: tuple[Path, str]) -> None:
+    folder, _ = calm
+    done = subprocess.run(
+        janus_command(0, "infer", "rows.jsonl", "-o", "past.h5", "--shard", "1/50"),
+        cwd=folder,
+        env=environment() | {"SLURM_JOB_END_TIME": "1000"},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0 and "SLURM_JOB_END_TIME is long past" in done.stderr

@@ -1,7 +1,7 @@
 """When a launch ends and when it stops taking rows, on a clock of the test's own."""
 
 from janus_hpc.comm.exchange import StepHeader
-from janus_hpc.engine.ending import Horizon, drain_at, is_last
+from janus_hpc.engine.ending import Horizon, drain_after_s, is_last
 from janus_hpc.engine.tallies import Tallies
 
 
@@ -29,10 +29,9 @@ def test_steps_end_when_all_are_done_or_one_asks_to_stop_or_nothing_moves() -> N
 
 
 def test_draining_takes_at_most_a_tenth_of_a_short_job() -> None:
-    assert drain_at(10_000, 0, 120) == 9_880
-    assert drain_at(600, 0, 120) == 540
-    assert drain_at(600, 0, 10) == 590
-    assert drain_at(100, 200, 120) == 100
+    assert drain_after_s(10_000, 120) == 9_880
+    assert drain_after_s(600, 120) == 540
+    assert drain_after_s(600, 10) == 590
 
 
 def test_no_row_is_taken_that_cannot_end_in_time_at_the_measured_rate() -> None:
@@ -59,5 +58,5 @@ def test_no_row_is_taken_that_cannot_end_in_time_at_the_measured_rate() -> None:
 def test_without_an_end_there_is_always_time() -> None:
     tallies = Tallies()
     tallies.step(1, 1, 1e9)
-    assert Horizon.at(None).admits(tallies, 1e9)
-    assert not Horizon.at(None).is_over()
+    assert Horizon.after(None).admits(tallies, 1e9)
+    assert not Horizon.after(None).is_over()

@@ -31,11 +31,12 @@ def waiting(rank: int, peers: tuple[int, ...], **more: object) -> Beat:
 
 
 def test_a_heartbeat_file_holds_the_last_one_and_long_texts_are_cut(tmp_path: Path) -> None:
-    with BeatFile(tmp_path, 3) as file:
-        file.write(beat(3, where="x" * 5000, waits_for=tuple(range(1000))))
-        assert read_beats(tmp_path)[3].where.startswith("xxx")
-        file.write(beat(3, number=2))
-        assert read_beats(tmp_path) == {3: beat(3, number=2)}
+    file = BeatFile(tmp_path, 3, is_synced=True)
+    file.write(beat(3, where="x" * 5000, waits_for=tuple(range(1000))))
+    assert read_beats(tmp_path)[3].where.startswith("xxx")
+    file.write(beat(3, number=2))
+    assert read_beats(tmp_path) == {3: beat(3, number=2)}
+    file.close()
     path = beats_dir(tmp_path) / "rank-00003.beat"
     assert path.stat().st_size == RECORD_BYTES
     path.write_bytes(b"torn" + path.read_bytes()[4:])
@@ -102,6 +103,15 @@ def test_a_rank_that_loads_keeps_others_waiting_rightly() -> None:
         assert observer.look(beats, float(second)) is None
 
 
+def test_a_silent_rank_excuses_others_for_twice_as_long() -> None:
+    """Where ranks change roles they free what they share inside MPI, which waits without a word of it."""
+    observer = Observer(10.0)
+    found = [observer.look({0: beat(0, number=s), 1: beat(1)}, float(s)) for s in range(22)]
+    stall = found[20]
+    assert found[19] is None and stall is not None
+    assert stall.silent == {1} and stall.reporter == 0
+
+
 def test_a_rank_that_computes_in_steps_for_so_long_hangs() -> None:
     observer = Observer(10.0)
     found = [
@@ -126,6 +136,10 @@ def test_progress_of_any_rank_is_no_stall() -> None:
 def test_where_the_lowest_rank_is_gone_the_next_one_tells() -> None:
     observer = Observer(10.0)
     for second in range(12):
-        beats = {0: beat(0), 1: waiting(1, (0,), number=second), 2: waiting(2, (0,), number=second)}
+        beats = {
+            0: beat(0, in_steps=True),
+            1: waiting(1, (0,), number=second),
+            2: waiting(2, (0,), number=second),
+        }
         stall = observer.look(beats, float(second))
     assert stall is not None and stall.reporter == 1
