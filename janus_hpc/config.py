@@ -6,15 +6,15 @@ Reads job files; knows nothing of what the options do.
 import math
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from janus_hpc.errors import UsageError
 
 Help = msgspec.Meta
-_PLAN = "plan"
 MAX_INT = 2**31 - 1
 # Seeds are 64-bit; a process cannot have as many threads as it can count.
 _MOST = {"seed": 2**63 - 1, "threads": 4096}
@@ -27,6 +27,9 @@ _PATHS = frozenset(
     }
 )
 _MAX_SHOWN = 200
+# The table of a job file that a run does not read.
+_PLAN = "plan"
+_Keys = TypeVar("_Keys", bound=msgspec.Struct)
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,24 +176,28 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     )
 
 
+_Count = Annotated[int, Help(ge=1)]
+_Positive = Annotated[float, Help(gt=0)]
+
+
 class PlanTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table [plan] of a job file: options of `janus-hpc plan --job`, which a run does not need."""
 
     profile: str | None = None
     expert_profile: str | None = None
     shape: str | None = None
-    rate: float | None = None
-    ranks: int | None = None
-    max_ranks: int | None = None
-    rows: int | None = None
-    mean_prompt: float | None = None
-    mean_answer: float | None = None
+    rate: _Positive | None = None
+    ranks: _Count | None = None
+    max_ranks: _Count | None = None
+    rows: _Count | None = None
+    mean_prompt: _Positive | None = None
+    mean_answer: _Positive | None = None
     deadline: str | None = None
-    context: float | None = None
-    context_std: float | None = None
-    ranks_per_node: int | None = None
-    price_attention: float | None = None
-    price_expert: float | None = None
+    context: _Positive | None = None
+    context_std: Annotated[float, Help(ge=0)] | None = None
+    ranks_per_node: _Count | None = None
+    price_attention: _Positive | None = None
+    price_expert: _Positive | None = None
 
 
 def load(job: Path | None, overrides: dict[str, Any]) -> RunConfig:
@@ -219,19 +226,27 @@ def load_job(job: Path) -> tuple[RunConfig, PlanTable]:
 
 
 def _checked(values: dict[str, Any], job: Path | None, overrides: dict[str, Any]) -> RunConfig:
+    def name(key: str) -> str:
+        return f"--{key.replace('_', '-')}" if key in overrides else f"{job}: key {key!r}"
+
+    return _converted(values, RunConfig, name)
+
+
+def _converted(values: dict[str, Any], kind: type[_Keys], name: Callable[[str], str]) -> _Keys:
+    """All values checked; `name` says in messages where a key stands."""
+
     def refuse(key: str, reason: str) -> UsageError:
-        where = f"--{key.replace('_', '-')}" if key in overrides else f"{job}: key {key!r}"
         found = repr(values.get(key))
         if len(found) > _MAX_SHOWN:
             found = found[:_MAX_SHOWN] + "..."
-        return UsageError(f"{where}: {reason}, got {found}{_choices(key)}")
+        return UsageError(f"{name(key)}: {reason}, got {found}{_choices(key)}")
 
     try:
-        checked = msgspec.convert(values, RunConfig)
+        checked = msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise refuse(path.rstrip("`"), reason) from error
-    for key in RunConfig.__struct_fields__:
+    for key in kind.__struct_fields__:
         if reason := _fault(key, getattr(checked, key)):
             raise refuse(key, reason)
     return checked
@@ -297,14 +312,7 @@ def _plan_table(job: Path, values: Any) -> PlanTable:
     for key in ("profile", "expert_profile"):
         if isinstance(values.get(key), str) and not is_name(values[key]):
             values[key] = str(job.parent / values[key])
-    try:
-        return msgspec.convert(values, PlanTable)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        key = path.rstrip("`")
-        raise UsageError(
-            f"{job}: key {key!r} in [{_PLAN}]: {reason}, got {values.get(key)!r}"
-        ) from error
+    return _converted(values, PlanTable, lambda key: f"{job}: key {key!r} in [{_PLAN}]")
 
 
 def parse_bytes(text: str, key: str) -> int:

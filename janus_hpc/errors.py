@@ -3,6 +3,7 @@
 Knows nothing of MPI or of what raised the error; doors (cli, engine) turn these into messages and exit codes.
 """
 
+import errno
 from enum import IntEnum
 
 
@@ -45,3 +46,20 @@ class CommTimeout(JanusError):
 
 class LinkError(CommTimeout):
     """A link to another rank broke: the peer is gone, or what came does not fit."""
+
+
+# What a file system refuses for reasons that lie outside of the program.
+_REFUSALS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    | {errno.ESTALE, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE}
+)
+
+
+def refusal_text(error: BaseException) -> str | None:
+    """In one line what the file system refused: a full disk, lost permissions, a file that is gone. None for any
+    other error, which is the program's own.
+    """
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    name = "" if error.filename is None else f"{error.filename}: "
+    return f"{name}{error.strerror} (errno {error.errno})"

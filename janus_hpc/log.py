@@ -4,6 +4,7 @@ nothing of what is said.
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 ROOT_LOGGER = "janus_hpc"
@@ -28,7 +29,7 @@ def setup_logging(
     logger.addHandler(_named(on_console, f"[{label}] {_LEVEL_PREFIX}"))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        logger.addHandler(_named(logging.FileHandler(file, encoding="utf-8"), _with_time(label)))
+        logger.addHandler(_named(_LogFile(file, encoding="utf-8"), _with_time(label)))
     logger.setLevel(least)
     logger.propagate = False
     return logger
@@ -40,6 +41,27 @@ def relabel(label: str) -> None:
         is_file = isinstance(handler, logging.FileHandler)
         text = _with_time(label) if is_file else f"[{label}] {_LEVEL_PREFIX}"
         handler.setFormatter(logging.Formatter(text))
+
+
+class _LogFile(logging.FileHandler):
+    """Says once that its file cannot be written (a full disk), and lets the program go on."""
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        super().__init__(path, encoding=encoding)
+        self._has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            sys.stderr.write(f"warning: {self.baseFilename}: cannot be written: {error.strerror}\n")
+
+    def close(self) -> None:
+        # What could not be written is tried again here.
+        with suppress(OSError):
+            super().close()
 
 
 def _named(handler: logging.Handler, text: str) -> logging.Handler:

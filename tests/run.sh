@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The whole test suite from a bare machine: set-up, lint, types, unit, kernels, MPI at 1, 2, 3 and 5 ranks,
-# an emulated cluster, whole jobs under mpirun, Slurm, and the commands of the README.
-# Usage: bash tests/run.sh [STAGE...]      stages: lint types unit kernels mpi cluster jobs slurm readme
+# an emulated cluster, whole jobs under mpirun, short forms of the campaigns, Slurm, and the commands of the README.
+# Usage: bash tests/run.sh [STAGE...]      stages: lint types unit kernels mpi cluster jobs faults fuzz slurm readme
 # With CI=true or JANUS_TEST_INSTALL=1 it installs the Debian packages a stage needs.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
 source jobs/setup.sh mpich,test
 stages=("$@")
-[ ${#stages[@]} -gt 0 ] || stages=(lint types unit kernels mpi cluster jobs slurm readme)
+[ ${#stages[@]} -gt 0 ] || stages=(lint types unit kernels mpi cluster jobs faults fuzz slurm readme)
 export MPIEXEC_TIMEOUT=300 PYTHONFAULTHANDLER=1
 
 lint() {
@@ -37,6 +37,8 @@ cluster() {
     python -m pytest -q -x -rP tests/cluster
 }
 jobs() { python -m pytest -q -x tests/jobs; }
+faults() { python -m pytest -q -x tests/faults; }
+fuzz() { python -m pytest -q -x tests/fuzz; }
 slurm() {
     if [ "${CI:-}" = true ] || [ "${JANUS_TEST_INSTALL:-}" = 1 ]; then
         bash tests/slurm/install.sh

@@ -39,6 +39,9 @@ class Reader(Protocol):
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor: ...
 
+    def check_unchanged(self) -> None:
+        """ModelError where what was read so far need not be what is stored."""
+
 
 class WeightSource(Protocol):
     """Hands out weights; every implementation must be asked in the same order."""

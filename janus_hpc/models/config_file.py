@@ -60,13 +60,13 @@ class ConfigFile:
             return default  # type: ignore[return-value]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             # An int may have more digits than any float.
-            value = kind(value) if abs(value) < _LARGE else inf
+            value = float(value) if abs(value) < _LARGE else inf
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.error(key, kind.__name__)
-        if kind is float and not isfinite(value):
+        if isinstance(value, float) and not isfinite(value):
             raise self.error(key, "a finite number")
         most = _MOST.get(key, 2**31 - 1)
-        if kind is int and abs(value) > most:
+        if isinstance(value, int) and abs(value) > most:
             raise self.error(key, f"an integer of at most {most}")
         return value
 

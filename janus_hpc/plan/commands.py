@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
-from janus_hpc.plan.request import Request
+from janus_hpc.plan.job import make_request
 
+_GIVEN = ParameterSource.COMMANDLINE
 _POSITIVE = click.FloatRange(0, min_open=True)
 _COUNT = click.IntRange(1)
 _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option(
-    "--profile", required=True, help="file of janus-hpc profile, or a shipped hardware's name"
-)
+@click.option("--job", type=_PATH, help="job file: its keys and its table [plan], flags win")
+@click.option("--profile", help="file of janus-hpc profile, or a shipped hardware's name")
 @click.option("--expert-profile", help="the expert ranks' hardware, where it is another")
 @click.option("--shape", help="a named model shape, for a shipped hardware")
 @click.option("--model", type=_PATH, help="model folder: the profile must be of it")
@@ -69,9 +70,9 @@ _PATH = click.Path(path_type=Path)
     "-o", "--output", type=_PATH, default=Path("."), help="their folder [the working one]"
 )
 @click.option("--overwrite", is_flag=True, help="replace an existing script and rank map")
-@click.pass_obj
+@click.pass_context
 def plan(
-    env: LaunchEnv,
+    context: click.Context,
     /,
     json_to: str | None,
     emit: str | None,
@@ -84,10 +85,12 @@ def plan(
     With --rate: the fewest ranks for so many tokens/s; with --ranks: the most of a fixed allocation; with
     --prompts or --rows: the fewest rank-hours, by --deadline if given. Exit code 2: no plan meets these.
     """
+    env: LaunchEnv = context.obj
     # Under mpirun or srun one process is enough.
     if env.world_rank != 0:
         return
-    request = Request(**options)
+    asked = {name for name in options if context.get_parameter_source(name) is _GIVEN}
+    request = make_request(options, asked)
     request.check()
     _check_places(json_to)
 

@@ -1,13 +1,25 @@
-"""A batch script that runs a plan, and a map of its ranks. Knows sbatch and srun; slurm/janus.sbatch is its pattern."""
+"""A batch script that runs a plan, and a map of its ranks: sizes, options and places. The text is `slurm_text`'s."""
 
 import math
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
-from janus_hpc.config import RunConfig
+from janus_hpc.config import RunConfig, load_job
 from janus_hpc.errors import UsageError
 from janus_hpc.plan.lengths import demo_if_planned
 from janus_hpc.plan.make import Plan
+from janus_hpc.plan.slurm_text import (
+    COME_BACK,
+    COMPONENT,
+    DEMO_PROMPTS,
+    HETJOB,
+    JOB_NAMES,
+    RUN,
+    RUN_HETJOB,
+    SCRIPT,
+)
+from janus_hpc.planner.profile_data import Hardware
 from janus_hpc.planner.replan import Choice, choice_at
 from janus_hpc.planner.system import KINDS
 from janus_hpc.topology import Split, assign_roles
@@ -17,59 +29,15 @@ SCRIPT_NAME, MAP_NAME = "janus-plan.sbatch", "ranks.txt"
 _TIME_MARGIN, _TIME_SPARE_S = 1.5, 300
 _TIME_UNKNOWN = "01:00:00"
 
-_SCRIPT = """\
-#!/bin/bash
-# {headline}
-# Written by janus-hpc plan: sbatch {script_name}{argument_hint}
-# Its ranks are in {map_name}; further arguments of `janus-hpc infer` may follow on sbatch's line, and win.
-#SBATCH --job-name=janus-plan
-#SBATCH --nodes={num_nodes}
-#SBATCH --ntasks={num_ranks}
-#SBATCH --ntasks-per-node={per_node}
-{resources}#SBATCH --time={time}
-#SBATCH --signal=USR1@120
-#SBATCH --open-mode=append
-#SBATCH --output=%x-%j.out
-
-set -euo pipefail
-# The batch script is copied to a spool folder; the working folder is where sbatch was called.
-cd "${{SLURM_SUBMIT_DIR:-.}}"
-[ -n "${{VIRTUAL_ENV:-}}" ] || [ ! -f .venv/bin/activate ] || source .venv/bin/activate
-
-{prompts}
-step=(
-    # MPICH's ranks speak pmi2, Open MPI's pmix; JANUS_MPI picks what the site has.
-    --mpi="${{JANUS_MPI:-pmi2}}"
-    # Nodes are filled in turn, as in {map_name}.
-    --distribution=block:block,Pack
-    # Ranks end together with one exit code; a rank that dies alone still ends the step, by --wait seconds.
-    --kill-on-bad-exit=0 --wait=30
-    --unbuffered
-)
-{bind}# srun does not inherit sbatch's --cpus-per-task.
-[ -z "${{SLURM_CPUS_PER_TASK:-}}" ] || step+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
-exec srun "${{step[@]}}" janus-hpc infer {options} "${{args[@]}}"
-"""
-
 # Where the plan names no folder, whoever submits does.
 _MODEL = '--model "${JANUS_MODEL:?set it to the folder of the model}"'
-_DEMO_PROMPTS = """\
-args=("$@")
-if [ ${#args[@]} -eq 0 ]; then
-    args=("$(python3 -c 'from janus_hpc.demo import demo_model_dir; print(demo_model_dir() / "prompts.jsonl")')")
-fi
-"""
 
 
 def emit_slurm(plan: Plan, folder: Path, overwrite: bool) -> list[Path]:
-    """Write both files, and return their paths. UsageError where they exist or cannot be written, and for
-    ranks that are not alike: those need a heterogeneous job.
+    """Write both files, and return their paths. UsageError where they exist or cannot be written.
+
+    Roles on different hardware become the two components of a heterogeneous job.
     """
-    if not plan.system.is_uniform:
-        raise UsageError(
-            "--emit slurm: roles with different hardware need a heterogeneous job, which is not written yet; "
-            "plan with one --profile"
-        )
     contents = {SCRIPT_NAME: script(plan), MAP_NAME: rank_map(plan)}
     paths = [folder / name for name in contents]
     for path in paths:
@@ -87,33 +55,132 @@ def emit_slurm(plan: Plan, folder: Path, overwrite: bool) -> list[Path]:
 
 def script(plan: Plan) -> str:
     """The batch script's text."""
-    request, split = plan.request, _split(plan)
-    per_node = min(split.world_size, plan.system.node_size)
-    asks_prompts = request.prompts is None
-    return _SCRIPT.format(
+    components, time = _components(plan), _time_limit(plan)
+    headers = [
+        COMPONENT.format(
+            num_nodes=its.num_nodes,
+            num_ranks=its.num_ranks,
+            per_node=its.per_node,
+            resources=its.resources,
+            time=time,
+        )
+        for its in components
+    ]
+    request = plan.request
+    asks_prompts = request.prompts is None and request.job is None
+    return SCRIPT.format(
         headline=plan.text.splitlines()[0],
         script_name=SCRIPT_NAME,
-        argument_hint=" [PROMPTS.jsonl]" if asks_prompts else "",
+        argument_hint=" [PROMPTS.jsonl]" if request.prompts is None else "",
         map_name=MAP_NAME,
-        num_nodes=-(-split.world_size // plan.system.node_size),
-        num_ranks=split.world_size,
-        per_node=per_node,
-        resources=_resources(plan, per_node),
-        time=_time_limit(plan),
-        prompts=_DEMO_PROMPTS if asks_prompts else f'args=({_quoted(request.prompts)} "$@")\n',
-        bind=_bind(plan),
+        components=headers[0] if len(headers) == 1 else _hetjob(plan, headers),
+        prompts=DEMO_PROMPTS if asks_prompts else _arguments(plan),
         options=" ".join(_options(plan)),
+        job_names=JOB_NAMES,
+        run=_run(components),
+        come_back=COME_BACK,
     )
 
 
 def rank_map(plan: Plan) -> str:
     """World rank, node, local rank and role of every rank: what `infer` does on nodes filled in turn."""
-    split, size = _split(plan), plan.system.node_size
-    nodes = [world_rank // size for world_rank in range(split.world_size)]
+    split = _split(plan)
+    places = [place for its in _components(plan) for place in its.places]
+    nodes = [node for node, _ in places]
     lines = [f"# {split}: world_rank node local_rank role"]
     for world_rank, role in enumerate(assign_roles(split, nodes)):
-        lines.append(f"{world_rank} {nodes[world_rank]} {world_rank % size} {role}")
+        node, local_rank = places[world_rank]
+        lines.append(f"{world_rank} {node} {local_rank} {role}")
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Component:
+    """Ranks on nodes of one kind: all of a job, or one component of a heterogeneous job."""
+
+    num_ranks: int
+    node_size: int
+    first_node: int
+    hardware: Hardware
+
+    @property
+    def num_nodes(self) -> int:
+        return -(-self.num_ranks // self.node_size)
+
+    @property
+    def per_node(self) -> int:
+        return min(self.num_ranks, self.node_size)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Node and local rank of every rank, nodes filled in turn."""
+        size = self.node_size
+        return [(self.first_node + rank // size, rank % size) for rank in range(self.num_ranks)]
+
+    @property
+    def resources(self) -> str:
+        """Lines of sbatch's header."""
+        if self.hardware.device == "cuda":
+            return f"#SBATCH --gpus-per-node={self.per_node}\n"
+        return f"#SBATCH --cpus-per-task={self._num_cores}\n" if self._num_cores else ""
+
+    def sizes(self, variable: str) -> str:
+        """Options of srun; `variable` is what sbatch's own is told by. srun does not inherit
+        --cpus-per-task, and ranks of a node reach into each other's GPU memory, so each must see all of them.
+        """
+        if self.hardware.device == "cuda":
+            return " --gpu-bind=none"
+        return f' --cpus-per-task="${{{variable}:-{self._num_cores}}}"' if self._num_cores else ""
+
+    @property
+    def _num_cores(self) -> int:
+        """Of a rank; 0 where unknown."""
+        cores = self.hardware.cores_per_node
+        return max(cores // self.per_node, 1) if cores else 0
+
+
+def _components(plan: Plan) -> list[_Component]:
+    """One, or attention and experts where these are on different hardware."""
+    split, system = _split(plan), plan.system
+    if system.is_uniform:
+        hardware = system.attention.hardware
+        return [_component(plan, split.world_size, hardware, first_node=0)]
+    attention = _component(plan, split.num_attention, system.attention.hardware, first_node=0)
+    first_node = attention.num_nodes
+    return [
+        attention,
+        _component(plan, split.num_expert, system.experts.hardware, first_node=first_node),
+    ]
+
+
+def _component(plan: Plan, num_ranks: int, hardware: Hardware, *, first_node: int) -> _Component:
+    size = plan.system.ranks_per_node or hardware.ranks_per_node
+    return _Component(num_ranks=num_ranks, node_size=size, first_node=first_node, hardware=hardware)
+
+
+def _hetjob(plan: Plan, headers: list[str]) -> str:
+    system = plan.system
+    return HETJOB.format(
+        attention=system.attention.hardware.name,
+        experts=system.experts.hardware.name,
+        script_name=SCRIPT_NAME,
+        first=headers[0],
+        second=headers[1],
+    )
+
+
+def _run(components: list[_Component]) -> str:
+    name = "SLURM_CPUS_PER_TASK"
+    if len(components) == 1:
+        return RUN.replace("{sizes}", components[0].sizes(name))
+    first, second = (its.sizes(f"{name}_HET_GROUP_{at}") for at, its in enumerate(components))
+    return RUN_HETJOB.replace("{first}", first).replace("{second}", second)
+
+
+def _arguments(plan: Plan) -> str:
+    prompts = plan.request.prompts
+    named = "" if prompts is None or plan.request.job is not None else f"{_quoted(prompts)} "
+    return f'args=({named}"$@")\n'
 
 
 def _choice(plan: Plan) -> Choice:
@@ -142,6 +209,8 @@ def _options(plan: Plan) -> list[str]:
         "--gate": request.gate,
         "--max-tokens": request.max_tokens,
     }
+    if request.job is not None:
+        values["--job"] = request.job.resolve()
     if kind != "node":
         values["--exchange"] = kind
     if request.model is not None:
@@ -151,26 +220,17 @@ def _options(plan: Plan) -> list[str]:
         values["--placement-from"] = request.trace.resolve()
     if Path(request.profile).is_file():
         values["--profile"] = Path(request.profile).resolve()
-    known = RunConfig.__struct_fields__
+    known = (*RunConfig.__struct_fields__, "job")
     assert all(name[2:].replace("-", "_") in known for name in values), f"{values=}"
     options = [f"{name} {_quoted(value)}" for name, value in values.items()]
-    if request.model is None and demo_if_planned(plan.system.attention.model) is None:
+    names_model = request.job is not None and load_job(request.job)[0].model is not None
+    if (
+        request.model is None
+        and not names_model
+        and demo_if_planned(plan.system.attention.model) is None
+    ):
         options.append(_MODEL)
     return options
-
-
-def _resources(plan: Plan, per_node: int) -> str:
-    hardware = plan.system.attention.hardware
-    if hardware.device == "cuda":
-        return f"#SBATCH --gpus-per-node={per_node}\n"
-    if hardware.cores_per_node:
-        return f"#SBATCH --cpus-per-task={max(hardware.cores_per_node // per_node, 1)}\n"
-    return ""
-
-
-def _bind(plan: Plan) -> str:
-    """Ranks of a node reach into each other's GPU memory, so each must see all of them."""
-    return "step+=(--gpu-bind=none)\n" if plan.system.attention.hardware.device == "cuda" else ""
 
 
 def _time_limit(plan: Plan) -> str:

@@ -11,12 +11,24 @@ from janus_hpc.errors import UsageError
 Objective = Literal["rate", "speed", "fastest", "cheapest"]
 DEFAULT_MAX_RANKS = 64
 
+# Options that cannot both be given, and why.
+REFUSED_PAIRS = (
+    ("rate", "ranks", "--rate finds the fewest ranks, --ranks is given them"),
+    ("rate", "deadline", "a deadline is for rows at the fewest rank-hours"),
+    ("ranks", "deadline", "a fixed allocation ends as early as it can anyway"),
+    ("ranks", "max_ranks", "--ranks is the limit itself"),
+    ("prompts", "rows", "--prompts counts its rows"),
+    ("prompts", "mean_prompt", "--prompts measures its rows"),
+    ("shape", "model", "both say which model it is"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The options of `janus-hpc plan`, each under its name; None where not given."""
 
     profile: str
+    job: Path | None = None
     expert_profile: str | None = None
     shape: str | None = None
     model: Path | None = None
@@ -85,13 +97,8 @@ class Request:
                 "nothing to plan for: give --rate (fewest ranks for so many tokens/s), --ranks (the most of a "
                 "fixed allocation), or --prompts or --rows (fewest rank-hours, with or without --deadline)"
             )
-        self._refuse_pair("rate", "ranks", "--rate finds the fewest ranks, --ranks is given them")
-        self._refuse_pair("rate", "deadline", "a deadline is for rows at the fewest rank-hours")
-        self._refuse_pair("ranks", "deadline", "a fixed allocation ends as early as it can anyway")
-        self._refuse_pair("ranks", "max_ranks", "--ranks is the limit itself")
-        self._refuse_pair("prompts", "rows", "--prompts counts its rows")
-        self._refuse_pair("prompts", "mean_prompt", "--prompts measures its rows")
-        self._refuse_pair("shape", "model", "both say which model it is")
+        for one, other, why in REFUSED_PAIRS:
+            self._refuse_pair(one, other, why)
         if self.deadline is not None and not self.has_rows:
             raise UsageError("--deadline needs rows: give --prompts FILE, or --rows N")
         if self.deadline is not None:

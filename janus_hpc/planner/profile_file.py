@@ -3,7 +3,6 @@
 Owns the format; what the numbers mean is said in `profile_data`.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,14 @@ FORMAT, VERSION = "janus-hpc profile", 1
 _AGAIN = "make it anew with `janus-hpc profile`"
 # Nothing that a rank does once a step or a layer takes so long.
 _LONGEST_S = 1e4
+# What has more is no machine and no model, and overflows the planner's integers.
+_MOST_BYTES, _MOST_COUNT, _MOST_RATE = 1 << 50, 1 << 20, 1e18
+_MOST_OF_MODEL = {
+    "num_dense_layers": 4096,
+    "num_sparse_layers": 4096,
+    "num_experts": 32767,
+    "top_k": 32767,
+}
 
 
 def write_profile(path: Path, profile: Profile) -> None:
@@ -70,23 +77,30 @@ def check_hardware(profile: Profile, where: object, device: str, cores_per_node:
 def _faults(profile: Profile) -> Iterator[str]:
     """What in the numbers cannot be, the first key first."""
     hardware, model = profile.hardware, profile.model
-    for name in ("memory_bytes", "ranks_per_node", "price"):
-        if not _is_in(getattr(hardware, name), 0, math.inf):
-            yield f"hardware.{name} is {getattr(hardware, name)}, expected above 0"
+    for name, most in (
+        ("memory_bytes", _MOST_BYTES),
+        ("ranks_per_node", _MOST_COUNT),
+        ("price", _MOST_RATE),
+    ):
+        if not _is_in(getattr(hardware, name), 0, most):
+            yield f"hardware.{name} is {getattr(hardware, name)}, expected above 0 and below {most:g}"
+    if not 0 <= hardware.cores_per_node < _MOST_COUNT:
+        yield f"hardware.cores_per_node is {hardware.cores_per_node}, expected 0 to {_MOST_COUNT}"
     for name in ModelShape.__struct_fields__:
-        value = getattr(model, name)
+        value, most = getattr(model, name), _MOST_OF_MODEL.get(name, _MOST_BYTES)
         least = 0 if name == "num_dense_layers" else 1
-        if isinstance(value, int) and value < least:
-            yield f"model.{name} is {value}, expected at least {least}"
+        if isinstance(value, int) and not least <= value <= most:
+            yield f"model.{name} is {value}, expected {least} to {most}"
     if model.top_k > model.num_experts:
         yield f"model.top_k is {model.top_k}, but there are {model.num_experts} experts"
     for name in ("attention", "experts"):
         sharing = [its.num_sharing for its in getattr(profile, name)]
-        if not sharing or sharing != sorted(set(sharing)) or sharing[0] < 1:
+        is_ascending = sharing == sorted(set(sharing))
+        if not sharing or not is_ascending or sharing[0] < 1 or sharing[-1] > _MOST_COUNT:
             yield f"{name} has num_sharing {sharing}, expected ascending numbers from 1 on"
     yield from _bad_costs(profile, "")
     for name in ("checkpoint_rate", "link_rate"):
-        if not _is_in(getattr(profile.loading, name), 0, math.inf):
+        if not _is_in(getattr(profile.loading, name), 0, _MOST_RATE):
             yield f"loading.{name} is {getattr(profile.loading, name)}, expected above 0"
     if not _is_in(profile.p99_ratio, 0.999, 1e6):
         yield f"p99_ratio is {profile.p99_ratio}, expected at least 1"
@@ -108,8 +122,8 @@ def _bad_costs(part: msgspec.Struct, where: str) -> Iterator[str]:
             elif isinstance(item, float) and not name.endswith("_rate"):
                 if not 0 <= item < _LONGEST_S:
                     yield f"{here} is {item}, expected seconds from 0 to {_LONGEST_S:g}"
-            elif isinstance(item, float) and not 0 <= item < math.inf:
-                yield f"{here} is {item}, expected at least 0"
+            elif isinstance(item, float) and not 0 <= item < _MOST_RATE:
+                yield f"{here} is {item}, expected 0 to {_MOST_RATE:g}"
 
 
 def _is_in(value: float, low: float, high: float) -> bool:

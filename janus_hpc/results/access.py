@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from janus_hpc.errors import JournalError, UsageError
 from janus_hpc.results.schema import SCHEMA_NAME, SCHEMA_VERSION
-from janus_hpc.routing.storage import H5_ERRORS
+from janus_hpc.routing.storage import H5_ERRORS, check_size
 
 # A dataset: two chunks, so that reading across a border decompresses neither twice.
 _CHUNK_CACHE_BYTES = 2 << 20
@@ -63,9 +63,13 @@ class Columns:
         """The dataset `name`. Raises JournalError."""
         if name not in self._datasets:
             try:
-                self._datasets[name] = self.file[name]
+                dataset = self.file[name]
+                check_size(dataset)
             except H5_ERRORS as error:
                 raise self._damage(name, f"cannot be opened: {error}") from None
+            except JournalError as error:
+                raise self._damage(name, str(error)) from None
+            self._datasets[name] = dataset
         return self._datasets[name]
 
     def read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:

@@ -3,11 +3,16 @@ synced.
 """
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from janus_hpc.errors import UsageError
+from janus_hpc.errors import JanusError, UsageError
+
+# HDF5 tells errno amid its own words: as OSError while it writes, as RuntimeError when it closes.
+_H5_REASON = re.compile(r"error message = '([^']*)'")
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,3 +65,24 @@ def write_atomic(path: Path, data: bytes) -> None:
     aside = path.with_name(f"{path.name}.tmp")
     aside.write_bytes(data)
     replace_synced(aside, path)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Where to write a results file; after the block it is synced and renamed to `path`, and after an error gone.
+
+    JanusError where it cannot be written, whichever way h5py says so.
+    """
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        yield aside
+        replace_synced(aside, path)
+    except (OSError, RuntimeError) as error:
+        found = _H5_REASON.search(str(error))
+        if found is None and isinstance(error, RuntimeError):
+            raise
+        reason = found[1] if found is not None else getattr(error, "strerror", None) or str(error)
+        raise JanusError(f"{path}: cannot write the results: {reason}") from None
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

@@ -11,10 +11,10 @@ import h5py
 import msgspec
 import numpy as np
 
-from janus_hpc.errors import JanusError, JournalError, UsageError
+from janus_hpc.errors import JournalError, UsageError
 from janus_hpc.results.access import Columns, open_results
 from janus_hpc.results.attributes import write_attributes
-from janus_hpc.results.durable import check_replaceable, replace_synced
+from janus_hpc.results.durable import check_replaceable, written_aside
 from janus_hpc.results.join_stats import join_layers, join_routing
 from janus_hpc.results.join_tables import copy_tables, number_parts
 from janus_hpc.results.lock import run_lock
@@ -58,16 +58,10 @@ def join(
         findings = verify(shard.path).findings
         if findings:
             raise JournalError(f"{shard.path}: damaged: {findings[0]}")
-    aside = out_path.with_name(f"{out_path.name}.tmp")
-    try:
+    with written_aside(out_path) as aside:
         report = _write(aside, shards, progress)
         progress("verifying what was written")
         refuse_damaged(aside, report)
-        replace_synced(aside, out_path)
-    except OSError as error:
-        raise JanusError(f"{out_path}: cannot write the results: {error}") from None
-    finally:
-        aside.unlink(missing_ok=True)
     return report
 
 

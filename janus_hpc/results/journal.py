@@ -3,6 +3,7 @@
 know how rows are made.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,6 +144,9 @@ class JournalWriter:
         self._refuse_if_dead()
         try:
             os.fdatasync(self._fd)
+            # A removed file takes all that is written, and keeps none of it.
+            if not os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
+                raise FileNotFoundError(errno.ENOENT, "another file has its name")
             if not self._folder_synced:
                 sync_folder(self.path.parent)
                 self._folder_synced = True

@@ -75,7 +75,9 @@ def began_at_unix_s(run_dir: Path, manifest: Manifest) -> int:
     told = manifest.launches[0].info.get("started_at_unix_s") if manifest.launches else None
     if type(told) is not int or not 0 <= told <= _MAX_UNIX_S:
         name = run_dir / MANIFEST_NAME
-        raise JournalError(f"{name}: its first launch has started_at_unix_s {told!r}, expected a time")
+        raise JournalError(
+            f"{name}: its first launch has started_at_unix_s {told!r}, expected a time"
+        )
     return told
 
 

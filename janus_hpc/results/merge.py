@@ -18,7 +18,7 @@ import janus_hpc
 from janus_hpc.core import RowResult
 from janus_hpc.errors import JanusError, JournalError
 from janus_hpc.results.attributes import write_attributes
-from janus_hpc.results.durable import replace_synced
+from janus_hpc.results.durable import written_aside
 from janus_hpc.results.schema import SCHEMA_NAME, SCHEMA_VERSION
 from janus_hpc.results.sources import Chosen, RecordReader, choose_records, count_unequal
 from janus_hpc.results.stats import RunStats
@@ -74,8 +74,7 @@ def merge(
     chosen = choose_records(run_dir, num_rows, fingerprint)
     _refuse_outside(chosen, shard)
     _refuse_missing(run_dir, chosen, shard)
-    aside = out_path.with_name(f"{out_path.name}.tmp")
-    try:
+    with written_aside(out_path) as aside:
         report = _write(
             aside,
             chosen,
@@ -86,10 +85,6 @@ def merge(
             progress=progress,
         )
         refuse_damaged(aside, report)
-        replace_synced(aside, out_path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise JanusError(f"{out_path}: cannot write the results: {error}") from None
     return report
 
 

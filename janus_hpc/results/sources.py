@@ -37,7 +37,6 @@ class Chosen:
     duplicate_offsets: "array[int]" = field(default_factory=lambda: array("Q"))
 
 
-
 def choose_records(run_dir: Path, num_rows: int, fingerprint: bytes) -> Chosen:
     """Scans all journals of a run. Raises JournalError if one is damaged or of another run."""
     chosen = Chosen(

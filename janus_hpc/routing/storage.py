@@ -28,6 +28,9 @@ H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeEr
 
 HASH_NAME = "sha256"
 
+# Deflate makes 1032 bytes of one at most.
+_MAX_RATIO = 1100
+
 
 def write_array(group: h5py.Group, name: str, dtype: str, values: npt.ArrayLike) -> None:
     """Writes a whole array of any shape; one that is empty takes no chunks."""
@@ -44,6 +47,7 @@ def read_array(group: h5py.Group, name: str, dtype: str) -> npt.NDArray[Any]:
     dataset = group[name]
     try:
         check_type(dataset, dtype)
+        check_size(dataset)
         data: npt.NDArray[Any] = dataset[()]
         check_hash(dataset, hashlib.sha256(data.tobytes()).hexdigest())
     except JournalError as error:
@@ -60,6 +64,15 @@ def check_type(dataset: h5py.Dataset, dtype: str) -> None:
     """Raises JournalError if the dataset does not hold `dtype`."""
     if dataset.dtype != np.dtype(dtype):
         raise JournalError(f"expected type {dtype}, found {dataset.dtype.str}")
+
+
+def check_size(dataset: h5py.Dataset) -> None:
+    """Raises JournalError if the dataset says it is larger than what is stored of it can be: reading it would fill
+    the memory with nothing.
+    """
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > _MAX_RATIO * stored:
+        raise JournalError(f"has shape {dataset.shape}, but only {stored} bytes are stored")
 
 
 def check_hash(dataset: h5py.Dataset, digest: str) -> None:

@@ -11,14 +11,17 @@ import msgspec
 # `$.logit_bias`".
 _PATH = re.compile(r"^(?P<what>.*) - at (?:`key` in )?`\$\.?(?P<field>[^`.\[]*)[^`]*`$", re.DOTALL)
 _MAX_SHOWN = 60
+_MAX_FIELD = 200
 
 
 class RowFault(Exception):
-    """A row that cannot be run: `field` is the JSON key at fault, "" for the whole line."""
+    """A row that cannot be run: `field` is the JSON key at fault (the start of a very long one), "" for the whole
+    line.
+    """
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
-        self.field = field
+        self.field = field if len(field) <= _MAX_FIELD else field[:_MAX_FIELD] + "..."
         self.reason = reason
 
 

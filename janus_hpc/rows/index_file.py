@@ -62,7 +62,7 @@ class InputIndex:
             raise UsageError(f"{index_path}: not a readable index: {error}") from None
         records_end = HEADER_BYTES + (header.num_rows + 1) * RECORD.itemsize
         expected = records_end + header.num_duplicates * DUPLICATE.itemsize
-        if len(data) != expected:
+        if min(header.num_rows, header.num_duplicates) < 0 or len(data) != expected:
             raise UsageError(f"{index_path}: expected {expected} bytes, found {len(data)}")
         records = data[HEADER_BYTES:records_end].view(RECORD)
         return cls(header, records, data[records_end:].view(DUPLICATE))

@@ -46,7 +46,8 @@ class GivenParams(msgspec.Struct, kw_only=True):
     logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0.0)] | None = None
+    # Beyond these, float32 logits times the penalty can be infinite.
+    repetition_penalty: Annotated[float, Meta(ge=1e-6, le=1e6)] | None = None
     max_completion_tokens: NumTokens | None = None
     top_logprobs: TopLogprobs | None = None
 

@@ -66,6 +66,11 @@ class RowReader:
         assert 0 <= index < self.num_rows, f"{index=} {self.num_rows=}"
         start, end = int(self._index.offsets[index]), int(self._index.offsets[index + 1])
         line = index + 1
+        if not start <= end <= self._index.size_bytes:
+            raise UsageError(
+                f"{self._path}: its index is damaged: line {line} is at bytes {start} to {end} of "
+                f"{self._index.size_bytes}; start the run again"
+            )
         if end - start > MAX_LINE_BYTES:
             reason = f"line of {end - start} bytes; at most {MAX_LINE_BYTES} are read"
             return error_row(b"", index, line, self._defaults, RowFault("", reason))

@@ -1,6 +1,6 @@
 """Chat templates: from messages to a prompt's text, with the rules of transformers' Jinja set-up.
 
-The template is untrusted code of the model folder and runs in Jinja's immutable sandbox.
+The template is untrusted code of the model folder and runs in Jinja's immutable sandbox, with bounded time.
 """
 
 import json
@@ -13,11 +13,13 @@ import jinja2
 import jinja2.nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from janus_hpc.errors import ModelError
 from janus_hpc.sampling.errors import RowRejected
 from janus_hpc.sampling.folder import read_json_object, read_text, special_tokens
+from janus_hpc.sampling.template_limits import BoundedEnvironment, render
+
+_MAX_REASON = 500
 
 
 class ChatTemplate:
@@ -28,9 +30,10 @@ class ChatTemplate:
         self._problem = ""
         try:
             self._template = _environment(now).from_string(source)
-        except jinja2.TemplateError as error:
+        # Jinja compiles to Python, which raises errors of its own, such as for too many blocks in each other.
+        except Exception as error:
             # Rows of text or tokens still run with such a folder.
-            self._problem = f"the model's chat template cannot be compiled: {error}"
+            self._problem = f"the model's chat template cannot be compiled: {_reason(error)}"
 
     def render(self, messages: list[dict[str, Any]]) -> str:
         """The prompt's text, up to the assistant's turn. RowRejected: the template refuses."""
@@ -39,19 +42,24 @@ class ChatTemplate:
         if not messages:
             raise RowRejected("messages", "expected at least one message, got none")
         try:
-            return self._template.render(
-                messages=[_plain(m, i) for i, m in enumerate(messages)],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
+            values = {
+                "messages": [_plain(m, i) for i, m in enumerate(messages)],
+                "tools": None,
+                "documents": None,
+                "add_generation_prompt": True,
                 **self._tokens,
-            )
+            }
+            return render(self._template, values)
         except RowRejected:
             raise
         # The template is code that ran on the row's data: whatever it raises is about this row.
         except Exception as error:
-            reason = str(error) or type(error).__name__
-            raise RowRejected("messages", f"the chat template refuses them: {reason}") from error
+            what = f"the chat template refuses them: {_reason(error)}"
+            raise RowRejected("messages", what) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:_MAX_REASON]
 
 
 def load_chat_template(
@@ -72,8 +80,8 @@ def _default_template(value: Any, path: Path) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list):
-        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
-        default = named.get("default")
+        named = [t for t in value if isinstance(t, dict) and t.get("name") == "default"]
+        default = named[-1].get("template") if named else None
         if default is None or isinstance(default, str):
             return default
     raise ModelError(f"{path}: chat_template: expected text or a list of name and template")
@@ -107,8 +115,8 @@ class _Generation(Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
-def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
-    env = ImmutableSandboxedEnvironment(
+def _environment(now: Callable[[], datetime]) -> BoundedEnvironment:
+    env = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     env.filters["tojson"] = _tojson

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from janus_hpc.core import Row, SamplingParams
 from janus_hpc.sampling.errors import RowRejected
-from janus_hpc.sampling.tokenizer import TextCodec
+from janus_hpc.sampling.tokenizer import TextCodec, TooManyTokens
 
 _NO_TOKENIZER = "the model folder has no tokenizer.json; use token ids"
 
@@ -19,17 +19,25 @@ def prompt_ids(row: Row, codec: TextCodec | None, vocab_size: int, max_total_len
     that the model cannot follow.
     """
     check_params(row.params, codec, vocab_size)
-    field, ids = _encode(row, codec)
+    field = "prompt" if row.messages is None else "messages"
+    try:
+        ids = _encode(row, field, codec, max_total_len)
+    except TooManyTokens as error:
+        raise _too_long(field, max_total_len, f"more than {error.num_tokens}") from None
     if not ids:
         raise RowRejected(field, "expected at least one token, got an empty prompt")
     if len(ids) >= max_total_len:
-        raise RowRejected(
-            field,
-            f"expected at most {max_total_len - 1} tokens, so that one more fits the context of "
-            f"{max_total_len}, got {len(ids)}",
-        )
+        raise _too_long(field, max_total_len, str(len(ids)))
     _check_range(ids, field, vocab_size)
     return ids
+
+
+def _too_long(field: str, max_total_len: int, found: str) -> RowRejected:
+    return RowRejected(
+        field,
+        f"expected at most {max_total_len - 1} tokens, so that one more fits the context of "
+        f"{max_total_len}, got {found}",
+    )
 
 
 def check_params(params: SamplingParams, codec: TextCodec | None, vocab_size: int) -> None:
@@ -40,16 +48,15 @@ def check_params(params: SamplingParams, codec: TextCodec | None, vocab_size: in
     _check_range(params.logit_bias, "logit_bias", vocab_size)
 
 
-def _encode(row: Row, codec: TextCodec | None) -> tuple[str, list[int]]:
+def _encode(row: Row, field: str, codec: TextCodec | None, most: int) -> list[int]:
     if row.token_ids is not None:
-        return "prompt", row.token_ids
-    field = "prompt" if row.messages is None else "messages"
+        return row.token_ids
     if codec is None:
         raise RowRejected(field, _NO_TOKENIZER)
     if row.messages is not None:
-        return field, codec.encode_chat(row.messages)
+        return codec.encode_chat(row.messages, most)
     assert row.text is not None, row
-    return field, codec.encode(row.text)
+    return codec.encode(row.text, most)
 
 
 def _check_range(ids: Iterable[int], field: str, vocab_size: int) -> None:

@@ -16,6 +16,18 @@ from janus_hpc.sampling.eos import load_eos_token_ids
 from janus_hpc.sampling.errors import RowRejected
 from janus_hpc.sampling.folder import read_json_object, read_text, special_tokens
 
+# The first start of a long text that is looked at, and how much longer the next one is.
+_CHARS_A_TOKEN = 16
+_GROWTH = 4
+
+
+class TooManyTokens(Exception):
+    """A text has more tokens than asked for: `num_tokens` of its start alone."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__(num_tokens)
+        self.num_tokens = num_tokens
+
 
 class TextCodec:
     """A model's tokenizer, chat template and end-of-text ids.
@@ -46,20 +58,36 @@ class TextCodec:
         template = load_chat_template(folder, now)
         return cls(tokenizer, template, load_eos_token_ids(folder, tokenizer.token_to_id))
 
-    def encode(self, text: str) -> list[int]:
-        """Ids with the special tokens that tokenizer.json's post-processor adds."""
-        return self._tokenizer.encode(text, add_special_tokens=True).ids
+    def encode(self, text: str, most: int | None = None) -> list[int]:
+        """Ids with the special tokens that tokenizer.json's post-processor adds.
 
-    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Ids of the messages in the chat template. RowRejected: no template, or it refuses."""
+        TooManyTokens: there are far more than `most`, found without tokenising all of the text.
+        """
+        return self._encode(text, True, most)
+
+    def encode_chat(self, messages: list[dict[str, Any]], most: int | None = None) -> list[int]:
+        """Ids of the messages in the chat template. RowRejected: no template, or it refuses.
+
+        TooManyTokens as for `encode`.
+        """
         if self._template is None:
             raise RowRejected("messages", "the model folder has no chat template; use prompt")
-        text = self._template.render(messages)
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._encode(self._template.render(messages), False, most)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The ids' text; bytes that are no UTF-8 become U+FFFD."""
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def _encode(self, text: str, add_special_tokens: bool, most: int | None) -> list[int]:
+        # A merging tokenizer takes hours for a word of some megabytes, so ever longer starts go first.
+        size = len(text) if most is None else _CHARS_A_TOKEN * max(most, 1)
+        while size < len(text):
+            ids = self._tokenizer.encode(text[:size], add_special_tokens=False).ids
+            # Where the text is cut, its tokens may be others than those of the whole.
+            if most is not None and len(ids) > 2 * most + _CHARS_A_TOKEN:
+                raise TooManyTokens(len(ids))
+            size *= _GROWTH
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer | None:

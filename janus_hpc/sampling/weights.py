@@ -14,6 +14,7 @@ from janus_hpc.sampling.rng import UNIFORM_BITS
 from janus_hpc.sampling.state import SampleState
 
 _BLOCK = 512
+_MAX_TEMPERATURE = torch.finfo(torch.float32).max
 
 
 def column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
@@ -32,7 +33,9 @@ def token_weights(
     """
     scale = 2.0 ** (UNIFORM_BITS - (vocab_size - 1).bit_length())
     weights_RV = logits_RV - max_R1
-    weights_RV.div_(column([s.params.temperature for s in states], logits_RV)).exp_()
+    # What float32 makes infinite would turn a token held back, whose logit is -inf, into NaN.
+    temperatures = [min(s.params.temperature, _MAX_TEMPERATURE) for s in states]
+    weights_RV.div_(column(temperatures, logits_RV)).exp_()
     min_p = [s.params.min_p for s in states]
     if any(min_p):
         weights_RV.masked_fill_(weights_RV < column(min_p, logits_RV), 0.0)

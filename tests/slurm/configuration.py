@@ -10,6 +10,7 @@ from pathlib import Path
 
 NUM_NODES = 4
 CPUS_PER_NODE = 8
+GPU_DEVICES = ("/dev/null", "/dev/zero")
 # From this version on slurmd wants a cgroup tree to itself unless told otherwise.
 CGROUPS_ARE_OPTIONAL = (24, 5)
 
@@ -20,7 +21,8 @@ SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+# A requeued job waits until its credential has expired; 120 s unless told otherwise.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -35,18 +37,22 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-SchedulerType=sched/builtin
-SchedulerParameters=batch_sched_delay=0
+# Heterogeneous jobs are started by the backfill scheduler alone.
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 ReturnToService=2
 KillWait=5
 MpiDefault=none
-NodeName=n[1-{num_nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs={cpus} State=UNKNOWN
+# Devices of every machine stand for GPUs: Slurm hands out their numbers, and nobody opens them.
+GresTypes=gpu
+NodeName=DEFAULT CPUs={cpus} Gres=gpu:{gpus} State=UNKNOWN
+NodeName=n[1-{num_nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}]
 PartitionName=all Nodes=n[1-{num_nodes}] Default=YES MaxTime=INFINITE State=UP
 """
 
 
 def write_configuration(folder: Path, version: tuple[int, int]) -> None:
-    """slurm.conf, cgroup.conf where it is needed, munge's key, and the folders they name."""
+    """slurm.conf, gres.conf, cgroup.conf where it is needed, munge's key, and the folders they name."""
     controller_port, *node_ports = free_ports(1 + NUM_NODES)
     text = SLURM_CONF.format(
         folder=folder,
@@ -58,8 +64,11 @@ def write_configuration(folder: Path, version: tuple[int, int]) -> None:
         node_ports=",".join(map(str, node_ports)),
         num_nodes=NUM_NODES,
         cpus=CPUS_PER_NODE,
+        gpus=len(GPU_DEVICES),
     )
     (folder / "slurm.conf").write_text(text)
+    lines = [f"NodeName=n[1-{NUM_NODES}] Name=gpu File={device}\n" for device in GPU_DEVICES]
+    (folder / "gres.conf").write_text("".join(lines))
     if version >= CGROUPS_ARE_OPTIONAL:
         (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
     for name in ("state", *(f"spool-n{number}" for number in range(1, NUM_NODES + 1))):

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs.launcher import export_text, run_janus, write_rows
 from tests.slurm.cluster import Cluster, missing_program, running_cluster
+from tests.slurm.runs import make_rows
+
+NUM_ROWS, NUM_FEW = 24, 8
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +24,14 @@ def cluster() -> Iterator[Cluster]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         its.environ |= {"PATH": path, "VIRTUAL_ENV": sys.prefix}
         yield its
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with rows.jsonl and its first lines in few.jsonl, and the export of a run without Slurm."""
+    folder = tmp_path_factory.mktemp("slurm")
+    rows = make_rows(NUM_ROWS)
+    write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder / "few.jsonl", rows[:NUM_FEW])
+    run_janus(0, "infer", "rows.jsonl", "-o", "plain.h5", cwd=folder)
+    return folder, export_text(folder / "plain.h5", folder)

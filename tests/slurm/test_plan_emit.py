@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import h5py
+import msgspec
 import pytest
 
 from janus_hpc.demo import demo_model_dir
@@ -68,3 +69,18 @@ def test_ranks_lie_on_nodes_as_the_map_says(
     for line in planned:
         world_rank = line.split()[0]
         assert (tmp_path / f"where-{world_rank}").read_text().split() == line.split()[:3]
+
+
+def test_roles_on_different_hardware_become_a_heterogeneous_job(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    profile = demo_profile(num_cores=os.cpu_count() or 1)
+    other = msgspec.structs.replace(profile.hardware, name="another")
+    write_profile(tmp_path / "experts.json", msgspec.structs.replace(profile, hardware=other))
+    few = ("--ranks", "3", "--ranks-per-node", "1", "--context", "20", "--slots", "16")
+    plan(tmp_path, "--expert-profile", "experts.json", *few)
+    output = run_job(cluster, tmp_path)
+    rows = (tmp_path / "planned" / "ranks.txt").read_text().splitlines()
+    assert "split 1a2e" in output and rows[0].startswith("# 1a2e"), output
+    assert [row.split()[1] for row in rows[1:]] == ["0", "1", "2"]
+    assert len(export_rows(tmp_path / "prompts.h5", tmp_path)) == 8

@@ -1,65 +1,27 @@
-"""slurm/janus.sbatch under a real Slurm gives the rows of a plain run, and resumes after a signal."""
+"""slurm/janus.sbatch under a real Slurm gives the rows of a plain run, and says how a run ended."""
 
 import json
-import random
-import re
+import os
+import signal
 from pathlib import Path
 
 import h5py
 import pytest
 
 from janus_hpc.demo import demo_model_dir
-from janus_hpc.results.record import HEADER_BYTES
-from tests.jobs.launcher import export_rows, export_text, run_janus, write_rows
-from tests.slurm.cluster import Cluster, wait_until
+from tests.jobs.launcher import export_rows, export_text, run_janus
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import NUM_FEW
+from tests.slurm.runs import SCRIPTS, finish, ranks, wait_for_rows
 
-SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "janus.sbatch"
-JOB_LIMIT_S = 180.0
-NUM_ROWS = 60
-NUM_FIRST = 12
-JOB_FILE = """\
-prompts = "rows.jsonl"
-output = "job.h5"
-split = "1a1e"
-# Few at once, so that a run in its middle has finished some rows and not begun others.
-max_sequences = 2
-"""
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder with rows and a job file, and the export of a run without Slurm."""
-    folder = tmp_path_factory.mktemp("sbatch")
-    generator = random.Random(5)
-    rows = []
-    for index in range(NUM_ROWS):
-        word = "".join(generator.choice("abcdefghij") for _ in range(generator.randrange(2, 30)))
-        task = generator.choice(["Reverse: {} =", "Sort: {} =", "Upper: {} ="])
-        row = {"prompt": task.format(word), "max_tokens": 60, "ignore_eos": True}
-        rows.append(row | {"temperature": index % 2})
-    write_rows(folder / "rows.jsonl", rows)
-    write_rows(folder / "first.jsonl", rows[:NUM_FIRST])
-    (folder / "job.toml").write_text(JOB_FILE)
-    run_janus(0, "infer", "rows.jsonl", "-o", "plain.h5", cwd=folder)
-    return folder, export_text(folder / "plain.h5", folder)
-
-
-def run_job(cluster: Cluster, folder: Path, *words: str | Path) -> str:
-    """Submit, wait for success, and return what the job wrote."""
-    return finish_job(cluster, folder, cluster.submit(folder, *words))
-
-
-def finish_job(cluster: Cluster, folder: Path, job: str) -> str:
-    ended = cluster.wait_for(job, JOB_LIMIT_S)
-    output = (folder / f"janus-{job}.out").read_text()
-    assert ended == ("COMPLETED", "0:0"), f"{ended}\n{output[-3000:]}"
-    return output
+SCRIPT = SCRIPTS / "janus.sbatch"
+SAYS_GPUS = '#!/bin/bash\necho "$SLURM_NODEID ${CUDA_VISIBLE_DEVICES-all}" > "gpus-$SLURM_PROCID"\n'
 
 
 def test_the_script_as_it_stands_runs_the_demo(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.submit(tmp_path, SCRIPT)
     run_janus(0, "infer", demo_model_dir() / "prompts.jsonl", "-o", "plain.h5", cwd=tmp_path)
-    finish_job(cluster, tmp_path, job)
+    finish(cluster, tmp_path, job)
     rows = export_rows(tmp_path / "prompts.h5", tmp_path)
     assert len(rows) == 8
     assert rows == export_rows(tmp_path / "plain.h5", tmp_path)
@@ -68,38 +30,63 @@ def test_the_script_as_it_stands_runs_the_demo(cluster: Cluster, tmp_path: Path)
     assert (launch["launcher"], launch["num_ranks"], launch["job_id"]) == ("slurm", 4, job)
 
 
-def test_two_nodes_with_arguments(cluster: Cluster, plain: tuple[Path, str]) -> None:
-    folder, expected = plain
-    sizes = ("--nodes=2", "--ntasks-per-node=2")
-    arguments = ("first.jsonl", "-o", "out.h5", "--split", "1a3e")
-    output = run_job(cluster, folder, *sizes, SCRIPT, *arguments)
-    assert "split 1a3e" in output
-    # A row's answer does not depend on the rows beside it.
-    assert export_text(folder / "out.h5", folder).splitlines() == expected.splitlines()[:NUM_FIRST]
-
-
-def test_a_signalled_job_file_resumes(
+def test_two_nodes_with_arguments_and_an_environment_file(
     cluster: Cluster, plain: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """USR1 in mid-run, as Slurm sends it before the time limit: exit 75; the same command completes."""
     folder, expected = plain
-    monkeypatch.setitem(cluster.environ, "JOB", "job.toml")
-    command = ("--ntasks-per-node=2", SCRIPT)
-    job = cluster.submit(folder, *command)
-    wait_until(lambda: has_rows(folder / "job.h5.run"), "a row is journalled", JOB_LIMIT_S)
-    cluster.command("scancel", "--signal=USR1", job)
-    ended = cluster.wait_for(job, JOB_LIMIT_S)
-    output = (folder / f"janus-{job}.out").read_text()
-    assert ended == ("FAILED", "75:0"), f"{ended}\n{output[-3000:]}"
-    assert "the same command resumes" in output
-    assert not (folder / "job.h5").exists()
-
-    output = run_job(cluster, folder, *command)
-    found = re.search(rf"resuming: (\d+) of {NUM_ROWS} rows", output)
-    assert found and 0 < int(found[1]) < NUM_ROWS, output[-3000:]
-    assert export_text(folder / "job.h5", folder) == expected
+    monkeypatch.setitem(cluster.environ, "JANUS_ENV", str(SCRIPTS / "env" / "mpich.env"))
+    sizes = ("--nodes=2", "--ntasks-per-node=2")
+    arguments = ("few.jsonl", "-o", "out.h5", "--split", "1a3e")
+    output = finish(cluster, folder, cluster.submit(folder, *sizes, SCRIPT, *arguments))
+    assert "split 1a3e" in output
+    # A row's answer does not depend on the rows beside it.
+    assert export_text(folder / "out.h5", folder).splitlines() == expected.splitlines()[:NUM_FEW]
 
 
-def has_rows(run_dir: Path) -> bool:
-    """Whether some rank's journal holds more than its header: rows are written as they finish."""
-    return any(path.stat().st_size > HEADER_BYTES for path in run_dir.glob("*.jnl"))
+@pytest.mark.parametrize(
+    ("line", "flag", "ended"),
+    [
+        ("{broken", "--strict", "2:0"),
+        ("{broken", "--no-such", "2:0"),
+        ("{broken", "--seed=1", "3:0"),
+    ],
+)
+def test_ranks_that_agree_on_a_code_end_the_job_with_it(
+    cluster: Cluster, plain: tuple[Path, str], tmp_path: Path, line: str, flag: str, ended: str
+) -> None:
+    """srun ends the others at the first of them, and must not change the code by that."""
+    rows = (plain[0] / "few.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(f"{rows}{line}\n")
+    job = cluster.submit(tmp_path, "--ntasks-per-node=2", SCRIPT, "rows.jsonl", flag)
+    finish(cluster, tmp_path, job, ("FAILED", ended))
+
+
+def test_a_killed_rank_ends_the_job(cluster: Cluster, plain: tuple[Path, str]) -> None:
+    folder, _ = plain
+    arguments = ("rows.jsonl", "-o", "killed.h5", "--max-sequences", "2")
+    job = cluster.submit(folder, "--ntasks-per-node=2", SCRIPT, *arguments)
+    wait_for_rows(cluster, folder, job, "killed.h5")
+    os.kill(ranks(cluster, job)[1], signal.SIGKILL)
+    output = finish(cluster, folder, job, ("FAILED", "137:0"))
+    # Ended because of that rank, not by the wait for ranks that are left over.
+    assert "task 1: Killed" in output and "First task exited" not in output
+
+
+def test_every_rank_sees_the_gpus_of_its_node(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead = tmp_path / "bin" / "janus-hpc"
+    instead.parent.mkdir()
+    instead.write_text(SAYS_GPUS)
+    instead.chmod(0o755)
+    monkeypatch.setitem(
+        cluster.environ, "PATH", f"{instead.parent}{os.pathsep}{cluster.environ['PATH']}"
+    )
+    # A GPU a task is what binds each rank to one of them, unless told otherwise.
+    sizes = ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-task=1")
+    job = cluster.submit(tmp_path, *sizes, SCRIPT, "rows.jsonl")
+    finish(cluster, tmp_path, job)
+    seen = [(tmp_path / f"gpus-{rank}").read_text().split() for rank in range(4)]
+    # Nodes filled in turn, and no rank left with a part of its node's GPUs.
+    assert [node for node, _ in seen] == ["0", "0", "1", "1"]
+    assert {gpus for _, gpus in seen} <= {"all", "0,1"}

@@ -42,6 +42,22 @@ def test_paths_of_a_job_file_are_beside_it(tmp_path: Path) -> None:
         ('prompts = "x"\nmax_tokens = 0\n', "key 'max_tokens': Expected `int` >= 1, got 0"),
         ('prompts = "x"\ndevice = "tpu"\n', "key 'device'"),
         ("prompts = ", "cannot be read as TOML"),
+        ("prompts = " + "[" * 5000, "cannot be read as TOML"),
+        ("seed = " + "9" * 5000, "cannot be read as TOML"),
+        ('prompts = "x"\ntemperature = nan\n', "key 'temperature': "),
+        ('prompts = "x"\ncomm_timeout_s = inf\n', "key 'comm_timeout_s': expected a finite number"),
+        ('prompts = "x"\nseed = 9223372036854775808\n', "key 'seed': expected at most"),
+        ('prompts = "x"\nmax_tokens = 2147483648\n', "key 'max_tokens': expected at most"),
+        ('prompts = "a\\u0000b"\n', "key 'prompts': expected a text without NUL"),
+        ('prompts = "x"\nsplit = "\\u0000"\n', "key 'split': expected a text without NUL"),
+        (
+            'prompts = "x"\noutput = "' + "o" * 241 + '"\n',
+            "key 'output': a file name has more than 240",
+        ),
+        (
+            'prompts = "x"\nmodel = "a/' + "\u00e9" * 121 + '/b"\n',
+            "key 'model': a file name has more",
+        ),
         ("split = 'auto'\n", "no prompts file given"),
     ],
 )

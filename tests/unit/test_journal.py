@@ -145,6 +145,22 @@ def test_failed_writes_kill_the_writer(
     assert [ref.row for ref in scan(writer.path)][:1] == [0]
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_journal_that_is_removed_while_it_is_written_is_noticed(
+    tmp_path: Path, is_replaced: bool
+) -> None:
+    writer = JournalWriter(tmp_path, 0, 0, FINGERPRINT)
+    writer.append(result(0))
+    writer.sync()
+    writer.append(result(1))
+    writer.path.unlink()
+    if is_replaced:
+        writer.path.write_bytes(b"")
+    told = "another file has its name" if is_replaced else "No such file or directory"
+    with pytest.raises(JanusError, match=rf"00000\.jnl: cannot sync: {told}"):
+        writer.sync()
+
+
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))

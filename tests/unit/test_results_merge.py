@@ -357,7 +357,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("janus_hpc.results.merge.replace_synced", fail)
+    monkeypatch.setattr("janus_hpc.results.durable.replace_synced", fail)
     with pytest.raises(JanusError, match=r"out\.h5: cannot write the results: .*No space left"):
         run_merge(tmp_path, 2)
     assert out.read_bytes() == b"old"

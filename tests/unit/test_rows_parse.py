@@ -113,7 +113,7 @@ ERRORS = [
     ({"prompt": "a", "stop_token_ids": [-1]}, "stop_token_ids", ">= 0"),
     ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias", "Expected `int`"),
     ({"prompt": "a", "logit_bias": {"1": 101}}, "logit_bias", "<= 100.0"),
-    ({"prompt": "a", "repetition_penalty": 0}, "repetition_penalty", "> 0.0"),
+    ({"prompt": "a", "repetition_penalty": 0}, "repetition_penalty", ">= 1e-06"),
     ({"prompt": "a", "presence_penalty": 3}, "presence_penalty", "<= 2.0"),
     ({"prompt": "a", "seed": 2**63}, "seed", "Expected `int`"),
     ({"prompt": "a", "min_tokens": 9}, "min_tokens", "above max_tokens 7"),
@@ -205,3 +205,10 @@ def test_damaged_lines(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] = data.draw(st.integers(0, 255))
     check(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
+
+
+def test_a_very_long_key_is_named_by_its_start() -> None:
+    error = parse({"prompt": "a", "k" * 100_000: 1}).error
+    assert error is not None
+    assert error.field == "k" * 200 + "..."
+    assert len(error.reason) < 2000

@@ -228,3 +228,16 @@ def test_logprobs_ties_go_to_the_lower_id() -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0, 1.0]])
     found = choose(logits, [make_state(6, temperature=0.0, logprobs=4)])[0].logprobs
     assert found is not None and found.top_ids == [1, 2, 4, 0]
+
+
+@pytest.mark.parametrize("temperature", [1e38, 1e39, 1e300])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_temperature_beyond_float32_draws_evenly_of_what_is_allowed(
+    device: str, temperature: float
+) -> None:
+    """The end token, held back by min_tokens, has a logit of -inf, which no temperature may turn into NaN."""
+    states = [make_state(8, row_key=k, temperature=temperature, min_tokens=4) for k in range(4000)]
+    logits = torch.arange(8.0, device=device).repeat(len(states), 1)
+    counts = np.bincount([c.token_id for c in choose(logits, states)], minlength=8)
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:]).pvalue > 1e-6

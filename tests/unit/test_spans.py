@@ -1,6 +1,7 @@
 """Timelines in bounded memory, and the file that a browser reads."""
 
 import gzip
+import itertools
 import json
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_spans_are_whole_steps_evenly_over_the_run() -> None:
     assert spans.stride == 64 and spans.num_steps == 1000
     # Every 64th step, each with all of its layers: a step takes 80 ns on this clock.
     starts = [its.start_ns for its in found[1:] if its.layer == 0]
-    assert {b - a for a, b in zip(starts, starts[1:], strict=False)} == {64 * 80}
+    assert {b - a for a, b in itertools.pairwise(starts)} == {64 * 80}
     assert [its.layer for its in found[1:9]] == [0, 1, 2, 3] * 2
 
 
@@ -54,7 +55,7 @@ def test_ranges_hear_of_every_span_although_none_is_kept() -> None:
 
     spans = Spans(0, Ranges(), clock=Clock())
     run_steps(spans, 2)
-    assert heard == ["attention L0 m0", "end", *["attention L1 m0", "end"]] + heard[4:]
+    assert heard == ["attention L0 m0", "end", *["attention L1 m0", "end"], *heard[4:]]
     assert len(heard) == 16 and spans.all() == []
 
 

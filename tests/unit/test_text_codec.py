@@ -204,6 +204,9 @@ def test_content_parts_are_joined_and_images_refused(tmp_path: Path) -> None:
         codec.encode_chat([{"role": "user", "content": parts}])
 
 
+DOUBLING = "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}"
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
@@ -213,6 +216,24 @@ def test_content_parts_are_joined_and_images_refused(tmp_path: Path) -> None:
         ("{{ messages[0].missing.deeper }}", "refuses"),
         ("{{ ''.__class__.__mro__ }}", "refuses"),
         ("{{ messages.append(1) }}", "refuses"),
+        ("{% if 1 %}" * 3000 + "{% endif %}" * 3000, "cannot be compiled"),
+        ("{% for i in range(10**9) %}x{% endfor %}", "refuses"),
+        ("{% for i in range(9999) %}" * 3 + "{% endfor %}" * 3, "steps"),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+            "st",
+        ),
+        ("{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}", "refuses"),
+        ("{{ 10 ** (10 ** 9) }}", "bits"),
+        ("{{ 'a' * 10**9 }}", "characters"),
+        ("{{ [1] * 10**9 }}", "characters or items"),
+        (DOUBLING.replace("+", "~"), "characters"),
+        (DOUBLING, "characters"),
+        ("{{ 'a' | center(99999999) }}{{ 1 | batch(10**9) }}", "a number beyond"),
+        ("{{ 'a'.ljust(99999999) }}", "a number beyond"),
+        ("{{ '%99999999d' % 1 }}", "width"),
+        ("{{ '{:>99999999}'.format(1) }}", "width"),
+        ("{{ '{:>{w}}'.format(1, w=99999999) }}", "a number beyond"),
     ],
 )
 def test_template_trouble_is_the_rows_error(
@@ -296,3 +317,33 @@ def test_rows_the_model_cannot_run(row: Row, field: str, reason: str) -> None:
     with pytest.raises(RowRejected, match=reason) as caught:
         prompt_ids(row, None, 500, 3)
     assert caught.value.field == field
+
+
+def test_a_text_far_too_long_is_refused_by_its_start(tmp_path: Path) -> None:
+    """Tokenising all of it takes longer than any test: the time grows with the square of a word's length."""
+    codec = load(write_folder(tmp_path, template="{{ messages[0].content }}"))
+    text = "fox" * (1 << 24)
+    for row in (make_row(text=text), make_row(messages=[{"role": "user", "content": text}])):
+        with pytest.raises(RowRejected, match=r"expected at most 98 tokens.* got more than"):
+            prompt_ids(row, codec, 500, 99)
+
+
+def test_a_long_text_that_fits_is_tokenised_whole(tmp_path: Path) -> None:
+    codec = load(write_folder(tmp_path))
+    text = " fox" * 200
+    num_tokens = len(codec.encode(text))
+    assert len(text) < 16 * num_tokens
+    for most in (num_tokens + 1, num_tokens * 9):
+        assert prompt_ids(make_row(text=text), codec, 500, most) == codec.encode(text)
+    with pytest.raises(RowRejected, match=f"got {num_tokens}$"):
+        prompt_ids(make_row(text=text), codec, 500, num_tokens)
+
+
+def test_named_templates_with_odd_names(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    named = [{"name": ["x"], "template": "a"}, {"name": "default", "template": "fox"}]
+    path.write_text(json.dumps({**values, "chat_template": named}))
+    codec = load(tmp_path)
+    assert codec.decode(codec.encode_chat([{"role": "user", "content": ""}])) == "fox"
