@@ -1,5 +1,6 @@
 """The `janus-hpc` command: options in, exit code out. Heavy imports wait until a sub-command needs them."""
 
+import errno
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,13 @@ def main() -> None:
         if speaks:
             click.echo(f"janus-hpc: {error}", err=True)
         sys.exit(int(error.exit_code))
+    except OSError as error:
+        # Whatever asks for such a name was given it by the user.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        if speaks:
+            click.echo(f"janus-hpc: {error.strerror}: {error.filename}", err=True)
+        sys.exit(int(ExitCode.USAGE))
 
 
 def _command(env: LaunchEnv) -> int:

@@ -20,6 +20,7 @@ MAX_INT = 2**31 - 1
 _MOST = {"seed": 2**63 - 1, "threads": 4096}
 # 255 is what file systems take; files beside the results file have longer names than it.
 MAX_NAME_BYTES = 240
+MAX_PATH_BYTES = 3000
 _PATHS = frozenset(
     {
         *("prompts", "model", "output", "exchange_table", "placement_from", "profile"),
@@ -264,6 +265,8 @@ def _fault(key: str, value: Any) -> str:
         return "expected a text without NUL"
     if key in _PATHS and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(value).parts):
         return f"a file name has more than {MAX_NAME_BYTES} bytes"
+    if key in _PATHS and len(os.fsencode(value)) > MAX_PATH_BYTES:
+        return f"a path has more than {MAX_PATH_BYTES} bytes"
     return ""
 
 

@@ -22,9 +22,6 @@ from janus_hpc.comm.waits import WaitPolicy, make_policy, shorten_sleeps
 from janus_hpc.errors import JanusError
 from janus_hpc.topology import Role, Topology
 
-# Messages of ranks that have no part in a batch; no other one has this tag on COMM_WORLD.
-_STOP_TAG = 78
-
 
 @dataclass(kw_only=True)
 class World:
@@ -46,7 +43,6 @@ class World:
     label: str
     pulse: Pulse
     agreed_error: BaseException | None = field(default=None, init=False)
-    _calls: list[MPI.Request] = field(default_factory=list, init=False)
 
     @staticmethod
     def start() -> "World":
@@ -151,14 +147,6 @@ class World:
         """
         policy = self.policy if timeout_s is None else self.make_policy(timeout_s)
         barrier(self.comm, policy, meanwhile)
-
-    def call_stop(self, world_rank: int) -> None:
-        """Ask another rank to stop the run, which it learns from `stop_is_called`. Does not wait."""
-        self._calls.append(self.comm.Isend([b"s", MPI.BYTE], world_rank, _STOP_TAG))
-
-    def stop_is_called(self) -> bool:
-        """Whether any rank has asked this one to stop the run."""
-        return bool(self.comm.Iprobe(MPI.ANY_SOURCE, _STOP_TAG))
 
     def split(self, color: int | None) -> MPI.Comm | None:
         """The ranks of the same colour, in world order; None for colour None. Collective."""

@@ -20,7 +20,7 @@ from janus_hpc.engine.parts import RunHooks
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.progress import Progress
 from janus_hpc.engine.row_input import RowInput
-from janus_hpc.engine.signals import StopFlag, do_nothing
+from janus_hpc.engine.signals import StopFile, StopFlag, do_nothing
 from janus_hpc.errors import JanusError
 from janus_hpc.results.journal import JournalWriter
 from janus_hpc.topology import Role
@@ -87,6 +87,7 @@ class _Answering:
         self._started_s = started_s
         self._input = RowInput(plan)
         self._horizon = horizon
+        self._stop_file = StopFile(plan.run_dir / f"stop-{plan.launch:04d}")
         self._reporter = Reporter()
         self._journal: JournalWriter | None = None
 
@@ -129,8 +130,10 @@ class _Answering:
             self.account.add(facts, reports)
         # With rows left in later batches a stop counts that came too late for this one's.
         stopped |= not is_last and self._must_stop()
-        reasons = border.setup.world.allgather((stopped, self._stop.signal_name))
-        return _why_stopped(reasons)
+        if not any(border.setup.world.allgather(stopped)):
+            return ""
+        # Only now: a signal may come while a rank waits for the others.
+        return _why_stopped(border.setup.world.allgather(self._stop.signal_name))
 
     def close(self) -> None:
         """Close what is open on this rank."""
@@ -158,8 +161,7 @@ class _Answering:
         if setup.role is not Role.PARKED:
             yield
             return
-        first = setup.topology.attention_ranks[0]
-        self._stop.on_signal = partial(setup.world.call_stop, first)
+        self._stop.on_signal = self._stop_file.tell
         try:
             if self._stop():
                 self._stop.on_signal()
@@ -168,8 +170,12 @@ class _Answering:
             self._stop.on_signal = do_nothing
 
     def _must_stop(self) -> bool:
-        asked = self._stop() or self._horizon.is_over()
-        return asked or self._border.setup.world.stop_is_called()
+        if self._stop() or self._horizon.is_over():
+            return True
+        setup = self._border.setup
+        return (
+            setup.world.world_rank == setup.topology.attention_ranks[0] and self._stop_file.told()
+        )
 
     def _leave(self, rows: list[RowProgress]) -> None:
         """Keep what rows in flight have, for the launch that resumes."""
@@ -202,11 +208,9 @@ class _Answering:
             self._progress.update([*elsewhere, *(h.counters for h in headers)], state)
 
 
-def _why_stopped(reasons: list[tuple[bool, str]]) -> str:
-    """From every rank: whether rows are left, and the signal it got."""
-    if not any(stopped for stopped, _ in reasons):
-        return ""
-    signals = [f"{name} on world rank {rank}" for rank, (_, name) in enumerate(reasons) if name]
+def _why_stopped(names: list[str]) -> str:
+    """From the signals that every rank got."""
+    signals = [f"{name} on world rank {rank}" for rank, name in enumerate(names) if name]
     return signals[0] if signals else "the job's end is near"
 
 

@@ -1,11 +1,15 @@
 """Signals turned into a flag that travels in step headers, so that all ranks stop at the same step border."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+LOOK_EVERY_S = 0.5
 
 
 class StopFlag:
@@ -38,6 +42,27 @@ class StopFlag:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+
+class StopFile:
+    """How a rank that takes no part in the steps asks those for a stop that do."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._looked_s = -LOOK_EVERY_S
+
+    def tell(self) -> None:
+        """Raises nothing: where the file cannot be made, the signal is noted all the same."""
+        with suppress(OSError):
+            self._path.touch()
+
+    def told(self) -> bool:
+        """Whether anybody told; looked up twice a second at most, since the folder may be far away."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return False
+        self._looked_s = now_s
+        return self._path.exists()
 
 
 def do_nothing() -> None:

@@ -71,7 +71,9 @@ def _signal(number: signal.Signals, case: Case) -> None:
     case.detail.append(f"{number.name} to {whom}")
     if whom == "mpirun":
         send(launch.process.pid, number)
-        case.end(launch, DOCUMENTED | KILLED | TERMINATED | INTERRUPTED | {number, 128 + number})
+        # MPICH's passes USR1 on, and USR2 ends it.
+        own = {int(number), 128 + number, -number}
+        case.end(launch, DOCUMENTED | KILLED | TERMINATED | INTERRUPTED | own)
         return
     for pid in [victim(case, launch)] if whom == "a rank" else launch.ranks():
         send(pid, number)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from janus_hpc.cli import main
 from janus_hpc.core import FinishReason, RowResult, SampleResult, SamplingParams
 from janus_hpc.errors import JournalError, ModelError, UsageError
 from janus_hpc.models.registry import load_spec
@@ -188,3 +190,16 @@ def test_index_that_points_out_of_its_input(tmp_path: Path, offset: int) -> None
         pytest.raises(UsageError, match=r"rows\.jsonl: its index is damaged: line 20"),
     ):
         reader.read(19)
+
+
+@pytest.mark.parametrize(
+    "command", ["results verify {}", "status {}", "plan --profile {} --ranks 4 --context 64"]
+)
+def test_names_that_no_file_can_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["janus-hpc", *command.format("n" * 300).split()])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "File name too long: nnn" in capsys.readouterr().err
