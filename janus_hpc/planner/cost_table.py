@@ -11,6 +11,7 @@ from janus_hpc.comm.costs import ExchangeCosts
 from janus_hpc.errors import UsageError
 
 FORMAT, VERSION = "janus-hpc exchange costs", 1
+_LONGEST_S, _MOST_BYTES, _LEAST_RATE, _MOST_RATE = 1e4, 1 << 50, 1e3, 1e18
 
 
 class CostTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +41,7 @@ def read_table(path: Path) -> CostTable:
         table = msgspec.json.decode(path.read_bytes(), type=CostTable)
     except OSError as error:
         raise UsageError(f"cost table {path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"cost table {path}: {error}: {again}") from error
     if (table.format, table.version) != (FORMAT, VERSION):
         found = f"{table.format!r} version {table.version}"
@@ -55,13 +56,26 @@ def read_table(path: Path) -> CostTable:
 def _fault(costs: ExchangeCosts) -> str:
     """What in the numbers cannot be; empty if nothing."""
     memory = costs.memory
-    if not (memory.copy_rate > 0 and memory.add_rate > 0 and memory.signal_s >= 0):
-        return f"memory has a rate that is not above 0, or a time below 0: {memory}"
+    if not (_is_rate(memory.copy_rate) and _is_rate(memory.add_rate) and _is_time(memory.signal_s)):
+        return f"memory has a rate or a time that cannot be: {memory}"
     for name, link in costs.links.items():
         for key, points in (("across", link.across), ("inside", link.inside)):
             sizes = [size for size, _ in points]
-            if sizes != sorted(set(sizes)) or any(size < 1 or time <= 0 for size, time in points):
-                return f"links.{name}.{key} is not ascending, or has a number that is not above 0"
-        if link.across and not (link.node_rate > 0 and link.across_busy_s > 0):
-            return f"links.{name} has no rate or time between nodes above 0"
+            if sizes != sorted(set(sizes)) or any(not _is_point(*its) for its in points):
+                return f"links.{name}.{key} is not ascending, or has a number that cannot be"
+        if link.across and not (_is_rate(link.node_rate) and 0 < link.across_busy_s < _LONGEST_S):
+            return f"links.{name} has no rate or no time between nodes that can be"
     return ""
+
+
+def _is_point(size: int, seconds: float) -> bool:
+    return 1 <= size <= _MOST_BYTES and 0 < seconds < _LONGEST_S
+
+
+def _is_rate(rate: float) -> bool:
+    """Bytes a second; with less the search for a kind would take as long as the run."""
+    return _LEAST_RATE <= rate < _MOST_RATE
+
+
+def _is_time(seconds: float) -> bool:
+    return 0 <= seconds < _LONGEST_S

@@ -39,7 +39,7 @@ def read_profile(path: Path) -> Profile:
         profile = msgspec.json.decode(path.read_bytes(), type=Profile)
     except OSError as error:
         raise UsageError(f"profile {path}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"profile {path}: {error}: {_AGAIN}") from error
     if (profile.format, profile.version) != (FORMAT, VERSION):
         found = f"{profile.format!r} version {profile.version}"

@@ -5,8 +5,8 @@ import shutil
 import signal
 from contextlib import suppress
 
-from tests.faults.bed import NUM_ROWS, mount, remount, unmount, without_override
-from tests.faults.case import OUT_NAME, Case
+from tests.faults.bed import COMPLETE, NUM_ROWS, mount, remount, unmount, without_override
+from tests.faults.case import OUT_NAME, Case, Missed
 from tests.faults.launch import send
 from tests.faults.moments import MERGING, after_rows, launch_until, random_moment, victim
 
@@ -35,7 +35,9 @@ def disk_full(case: Case) -> None:
         case.detail.append(f"disk filled up, {room} bytes left")
         code = case.end(launch)
         (disk / FILLER).unlink()
-    is_clear = code in (3, 75) or "no space left" in launch.text().lower()
+    if code == COMPLETE:
+        raise Missed("there was room enough")
+    is_clear = code == 75 or "no space left" in launch.text().lower()
     case.expect(is_clear, f"exit {code}, and nothing says that the disk is full")
 
 
@@ -56,7 +58,9 @@ def file_size_limit(case: Case) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
     case.detail.append(f"files of at most {size_bytes} bytes")
     code = case.end(launch)
-    is_clear = code in (3, 75) or "file too large" in launch.text().lower()
+    if code == COMPLETE:
+        raise Missed("no file was so large")
+    is_clear = code == 75 or "file too large" in launch.text().lower()
     case.expect(is_clear, f"exit {code}, and nothing says that a file became too large")
 
 

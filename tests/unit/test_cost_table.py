@@ -46,6 +46,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         (["made"], None, r"\$.made"),
         (["extra"], 1, "unknown field `extra`"),
         (["costs", "memory", "copy_rate"], 0.0, "memory has a rate"),
+        (["costs", "memory", "copy_rate"], 1e-28, "memory has a rate"),
         (["costs", "memory", "signal_s"], "fast", r"\$.costs.memory.signal_s"),
         (["costs", "links", "mpi", "node_rate"], 0.0, "links.mpi has no rate"),
         (["costs", "links", "mpi", "across"], [[2, 1e-5], [1, 1e-5]], "links.mpi.across is not"),
