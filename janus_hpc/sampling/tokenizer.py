@@ -82,12 +82,23 @@ class TextCodec:
         # A merging tokenizer takes hours for a word of some megabytes, so ever longer starts go first.
         size = len(text) if most is None else _CHARS_A_TOKEN * max(most, 1)
         while size < len(text):
-            ids = self._tokenizer.encode(text[:size], add_special_tokens=False).ids
+            ids = self._ids(text[:size], False)
             # Where the text is cut, its tokens may be others than those of the whole.
             if most is not None and len(ids) > 2 * most + _CHARS_A_TOKEN:
                 raise TooManyTokens(len(ids))
             size *= _GROWTH
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._ids(text, add_special_tokens)
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            return ids
+        except BaseException as error:
+            # The library's own faults are no Exception, and its class for them cannot be imported.
+            if type(error).__name__ != "PanicException":
+                raise
+            reason = f"the tokenizer fails on this text: {error}"
+            raise RowRejected("prompt", reason) from error
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer | None:

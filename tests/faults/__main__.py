@@ -87,9 +87,7 @@ def _isolate() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="faults")
-    parser.add_argument(
-        "--short", action="store_true", help="a dozen, one of each of a dozen kinds"
-    )
+    parser.add_argument("--short", action="store_true", help="one of each of eleven kinds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, nargs="+", help="cases by number")
     parser.add_argument("--kind", help="cases whose kind has this in its name")

@@ -30,7 +30,7 @@ KINDS = (
     Kind("SIGSTOP, then SIGCONT", 6, process_faults.pause_rank),
     Kind("USR1", 10, process_faults.usr1, short=True),
     Kind("USR2", 8, process_faults.usr2),
-    Kind("TERM", 10, process_faults.term, short=True),
+    Kind("TERM", 10, process_faults.term),
     Kind("INT", 6, process_faults.interrupt),
     Kind("two faults in one run", 8, process_faults.double_fault),
     Kind("stopped while it resumes", 4, process_faults.resumed_signal_while_loading),

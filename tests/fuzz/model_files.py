@@ -288,7 +288,9 @@ def _read_text(folder: Path) -> None:
     if codec is None:
         return
     for text in ("Sort: bread =", "caf\u00e9 \U0001f600 <|end|>", " " * 100 + "a" * 100):
-        codec.decode(codec.encode(text))
+        # A tokenizer that fails on a text costs the row.
+        with suppress(RowRejected):
+            codec.decode(codec.encode(text))
     codec.decode([0, 1, 405, 405, 17])
     with suppress(RowRejected):
         codec.encode_chat(
