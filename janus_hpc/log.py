@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT_LOGGER = "janus_hpc"
-_LEVEL_PREFIX = "%(levelname_prefix)s%(message)s"
 
 
 def setup_logging(
@@ -26,10 +25,13 @@ def setup_logging(
     least = logging.getLevelNamesMapping()[level.upper()]
     on_console = logging.StreamHandler(sys.stderr)
     on_console.setLevel(least if console else max(least, logging.WARNING))
-    logger.addHandler(_named(on_console, f"[{label}] {_LEVEL_PREFIX}"))
+    logger.addHandler(on_console)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        logger.addHandler(_named(_LogFile(file, encoding="utf-8"), _with_time(label)))
+        logger.addHandler(_LogFile(file, encoding="utf-8"))
+    for handler in logger.handlers:
+        handler.addFilter(_name_levels)
+    relabel(label)
     logger.setLevel(least)
     logger.propagate = False
     return logger
@@ -38,9 +40,8 @@ def setup_logging(
 def relabel(label: str) -> None:
     """The rank has another role from now on."""
     for handler in logging.getLogger(ROOT_LOGGER).handlers:
-        is_file = isinstance(handler, logging.FileHandler)
-        text = _with_time(label) if is_file else f"[{label}] {_LEVEL_PREFIX}"
-        handler.setFormatter(logging.Formatter(text))
+        time = "%(asctime)s " if isinstance(handler, logging.FileHandler) else ""
+        handler.setFormatter(logging.Formatter(f"{time}[{label}] %(levelname_prefix)s%(message)s"))
 
 
 class _LogFile(logging.FileHandler):
@@ -62,16 +63,6 @@ class _LogFile(logging.FileHandler):
         # What could not be written is tried again here.
         with suppress(OSError):
             super().close()
-
-
-def _named(handler: logging.Handler, text: str) -> logging.Handler:
-    handler.setFormatter(logging.Formatter(text))
-    handler.addFilter(_name_levels)
-    return handler
-
-
-def _with_time(label: str) -> str:
-    return f"%(asctime)s [{label}] {_LEVEL_PREFIX}"
 
 
 def _name_levels(record: logging.LogRecord) -> bool:

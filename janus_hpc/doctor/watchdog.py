@@ -7,7 +7,6 @@ dead file server holds a process inside a system call. Must be started before MP
 import os
 import select
 import signal
-from types import TracebackType
 
 
 class Watchdog:
@@ -30,12 +29,7 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._pipe)
         os.waitpid(self._child, 0)
 

@@ -4,8 +4,7 @@ around it, and the border between two batches.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,10 +19,9 @@ from janus_hpc.engine.parts import RunHooks
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.progress import Progress
 from janus_hpc.engine.row_input import RowInput
-from janus_hpc.engine.signals import StopFile, StopFlag, do_nothing
+from janus_hpc.engine.signals import StopFlag
 from janus_hpc.errors import JanusError
 from janus_hpc.results.journal import JournalWriter
-from janus_hpc.topology import Role
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +46,7 @@ def answer(
 ) -> Answered:
     """Answer all pending rows. Collective over the world."""
     started_s = time.monotonic()
+    stop.tell_by(plan.run_dir / f"stop-{plan.launch:04d}")
     answering = _Answering(plan, border, stop, horizon, progress, started_s)
     stopped = ""
     batches = plan.batches()
@@ -87,16 +86,11 @@ class _Answering:
         self._started_s = started_s
         self._input = RowInput(plan)
         self._horizon = horizon
-        self._stop_file = StopFile(plan.run_dir / f"stop-{plan.launch:04d}")
         self._reporter = Reporter()
         self._journal: JournalWriter | None = None
 
     def run_batch(self, rows: RowIds, *, is_last: bool) -> str:
         """Why rows are left, empty where none are; the same on every rank. Collective over the world."""
-        with self._heard():
-            return self._run_batch(rows, is_last)
-
-    def _run_batch(self, rows: RowIds, is_last: bool) -> str:
         plan, border = self._plan, self._border
         border.check()
         hooks = RunHooks(
@@ -120,7 +114,7 @@ class _Answering:
         log.debug("batch ended after %.3g s, %s", seconds, "rows are left" if stopped else "done")
         if self._journal is not None:
             # At the next border this rank may turn to something else for a long time.
-            self._sync(self._journal.sync)
+            self._journal.sync()
         # Samples stay behind in a part that ends with a change of roles.
         with_trace = is_last or plan.config.rebalance != "off" or plan.config.replan != "off"
         report = self._reporter.report(part, with_trace=with_trace)
@@ -150,32 +144,12 @@ class _Answering:
             self._journal = JournalWriter(plan.run_dir, plan.launch, own, plan.fingerprint)
         return self._journal.append
 
-    def _sync(self, sync: Callable[[], object]) -> None:
-        with self._border.setup.world.pulse.spans.span("journal"):
-            sync()
-
-    @contextmanager
-    def _heard(self) -> Iterator[None]:
-        """A signal is told to a rank that takes part in the steps, should this one be parked."""
-        setup = self._border.setup
-        if setup.role is not Role.PARKED:
-            yield
-            return
-        self._stop.on_signal = self._stop_file.tell
-        try:
-            if self._stop():
-                self._stop.on_signal()
-            yield
-        finally:
-            self._stop.on_signal = do_nothing
-
     def _must_stop(self) -> bool:
         if self._stop() or self._horizon.is_over():
             return True
         setup = self._border.setup
-        return (
-            setup.world.world_rank == setup.topology.attention_ranks[0] and self._stop_file.told()
-        )
+        is_first = setup.world.world_rank == setup.topology.attention_ranks[0]
+        return is_first and self._stop.told_by_any()
 
     def _leave(self, rows: list[RowProgress]) -> None:
         """Keep what rows in flight have, for the launch that resumes."""
@@ -197,10 +171,11 @@ class _Answering:
     def _on_step(
         self, elsewhere: list[tuple[int, ...]], is_last: bool, headers: list[StepHeader]
     ) -> None:
+        pulse, tallies = self._border.setup.world.pulse, self._border.part.tallies
         if self._journal is not None:
-            self._sync(partial(self._journal.maybe_sync, time.monotonic()))
-        tallies = self._border.part.tallies
-        self._border.setup.world.pulse.tell(tallies.attention_s, tallies.experts_s)
+            with pulse.spans.span("journal"):
+                self._journal.maybe_sync(time.monotonic())
+        pulse.tell(tallies.attention_s, tallies.experts_s)
         if self._progress is not None:
             done = all(h.done for h in headers)
             stopping = is_last_step(headers) and not done

@@ -59,8 +59,7 @@ class Border:
 
         `number`: of the coming batch.
         """
-        world = self.setup.world
-        with world.pulse.spans.span("border"):
+        with self.setup.world.pulse.spans.span("border"):
             self._cross(account, number, num_rows_left)
 
     def _cross(self, account: Account | None, number: int, num_rows_left: int) -> None:

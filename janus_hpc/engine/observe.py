@@ -89,7 +89,7 @@ class Observation:
             "joules": total.joules,
             "tokens": num_tokens,
             "joules_per_token": each,
-            "sources": total.why,
+            "sources": total.sources,
         }
 
     def finish(self) -> None:

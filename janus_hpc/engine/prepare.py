@@ -37,7 +37,7 @@ from janus_hpc.placement.placement import Placement
 from janus_hpc.planner.split import default_split
 from janus_hpc.results.done import load_done
 from janus_hpc.results.durable import check_replaceable
-from janus_hpc.results.lock import run_lock
+from janus_hpc.results.lock import LOCK_NAME, run_lock
 from janus_hpc.results.manifest import (
     began_at_unix_s,
     differences,
@@ -48,6 +48,7 @@ from janus_hpc.results.manifest import (
 )
 from janus_hpc.results.reader import ResultsFile
 from janus_hpc.rows.index import InputIndex, build_index
+from janus_hpc.rows.index_file import INDEX_NAME
 from janus_hpc.rows.reader import RowReader, first_errors
 from janus_hpc.sampling.eos import load_eos_token_ids
 from janus_hpc.sampling.tokenizer import TextCodec
@@ -133,7 +134,7 @@ def _decide(
         raise UsageError(f"prompts file {prompts} does not exist or is not a file")
     _check_writable(output, run_dir)
     held.enter_context(run_lock(run_dir))
-    index_path = run_dir / "index.bin"
+    index_path = run_dir / INDEX_NAME
     index = build_index(prompts, index_path)
     rows = shard_rows(config.shard, index.num_rows)
     if config.strict:
@@ -370,12 +371,12 @@ def _already_complete(
 
 
 def _discard(run_dir: Path) -> None:
-    """Remove earlier launches' journals and manifest."""
-    for path in sorted(run_dir.glob("*")):
-        if path.suffix in (".jnl", ".json", ".txt"):
-            path.unlink()
-        elif path.is_dir():
+    """Remove all that earlier launches left: launches are numbered anew, and must not take it for their own."""
+    for path in sorted(run_dir.iterdir()):
+        if path.is_dir():
             shutil.rmtree(path)
+        elif path.name not in (INDEX_NAME, LOCK_NAME):
+            path.unlink()
 
 
 def _launch_info(config: RunConfig, env: LaunchEnv, hosts: Sequence[str]) -> dict[str, Any]:

@@ -68,11 +68,9 @@ class RowInput:
 
     def _progress(self, index: int) -> RowProgress | None:
         found = self._in_flight.get(index)
-        return (
-            None
-            if found is None
-            else read_progress(self._plan.run_dir / found.journal, found.offset)
-        )
+        if found is None:
+            return None
+        return read_progress(self._plan.run_dir / found.journal, found.offset)
 
     @cached_property
     def _in_flight(self) -> dict[int, InFlight]:

@@ -15,23 +15,44 @@ LOOK_EVERY_S = 0.5
 class StopFlag:
     """Set by a signal, whose name it keeps; `on_repeat` is called at the second SIGINT, for users who insist.
 
-    `on_signal` is called at each, between two steps of the interpreter: for a rank that only waits.
+    Ranks that take part in the steps tell each other in headers; one that does not tells them by a file.
     """
 
     def __init__(self, on_repeat: Callable[[], None]) -> None:
         self.signal_name = ""
         self._on_repeat = on_repeat
-        self.on_signal: Callable[[], None] = do_nothing
+        self._path: Path | None = None
+        self._looked_s = -LOOK_EVERY_S
 
     def __call__(self) -> bool:
         """Whether a stop was asked for on this rank."""
         return bool(self.signal_name)
 
+    def tell_by(self, path: Path) -> None:
+        """From now on a signal to any rank makes this file, which all ranks see."""
+        self._path = path
+        if self.signal_name:
+            self._tell()
+
+    def told_by_any(self) -> bool:
+        """Whether the file is there; looked up twice a second at most, since the folder may be far away."""
+        now_s = time.monotonic()
+        if self._path is None or now_s - self._looked_s < LOOK_EVERY_S:
+            return False
+        self._looked_s = now_s
+        return self._path.exists()
+
+    def _tell(self) -> None:
+        """Where the file cannot be made, this rank's own headers still carry the stop."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.touch()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal_name == signal.SIGINT.name and number == signal.SIGINT:
             self._on_repeat()
         self.signal_name = signal.Signals(number).name
-        self.on_signal()
+        self._tell()
 
     @contextmanager
     def installed(self) -> Iterator["StopFlag"]:
@@ -42,28 +63,3 @@ class StopFlag:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
-
-
-class StopFile:
-    """How a rank that takes no part in the steps asks those for a stop that do."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._looked_s = -LOOK_EVERY_S
-
-    def tell(self) -> None:
-        """Raises nothing: where the file cannot be made, the signal is noted all the same."""
-        with suppress(OSError):
-            self._path.touch()
-
-    def told(self) -> bool:
-        """Whether anybody told; looked up twice a second at most, since the folder may be far away."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s < LOOK_EVERY_S:
-            return False
-        self._looked_s = now_s
-        return self._path.exists()
-
-
-def do_nothing() -> None:
-    """What a signal does beside being noted, unless something else is asked for."""

@@ -28,8 +28,8 @@ class Clocks:
     def __init__(self, world: World) -> None:
         """The first of them. Collective over the world."""
         self._world = world
-        self._measured = [self._measure()]
         self.error_s = 0.0
+        self._measured = [self._measure()]
 
     def measure_again(self) -> None:
         """The second. Collective over the world."""

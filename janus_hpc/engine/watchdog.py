@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from janus_hpc.comm.pulse import Pulse
@@ -64,24 +63,19 @@ class Watchdog:
         self._now_s = 0.0
         self._count, self._count_since_s = -1, 0.0
         self._observer: Observer | None = None
-        self._has_dumped = False
+        # A stack of an earlier launch goes with the first look.
+        self._has_dumped = True
         self._has_failed = False
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
 
     def _run(self) -> None:
-        _stack_path(self._run_dir, self._world.world_rank).unlink(missing_ok=True)
         last_s = time.monotonic()
         while True:
             try:

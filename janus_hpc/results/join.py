@@ -31,9 +31,8 @@ from janus_hpc.results.verify import verify
 from janus_hpc.results.writer import write_layers
 from janus_hpc.routing.storage import LIBVER
 from janus_hpc.routing.trace_file import write_routing
-from janus_hpc.rows.index_file import InputIndex
+from janus_hpc.rows.index_file import INDEX_NAME, InputIndex
 
-_INDEX_NAME = "index.bin"
 _COUNTS = ("num_rows", "num_failed", "num_samples", "num_duplicates", "num_unequal_duplicates")
 
 
@@ -84,7 +83,7 @@ def join_journals(run_dir: Path, out_path: Path, *, overwrite: bool = False) -> 
             fingerprint_bytes(manifest.fingerprint),
             {"fingerprint": manifest.fingerprint},
             stats=RunStats(launches=manifest.launches),
-            chat=InputIndex.open(run_dir / _INDEX_NAME).chat,
+            chat=InputIndex.open(run_dir / INDEX_NAME).chat,
             first_row=first_row,
             stop_row=stop_row,
         )

@@ -5,7 +5,6 @@ Knows what numbers must move when tables are put one after the other, nothing of
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import h5py
 import numpy as np
@@ -14,7 +13,6 @@ import numpy.typing as npt
 from janus_hpc.results.access import Columns
 from janus_hpc.results.columns import Column
 from janus_hpc.results.schema import (
-    EMPTY_SLOT,
     OFFSET,
     PLACEMENT_SLOTS,
     SLOT,
@@ -22,6 +20,7 @@ from janus_hpc.results.schema import (
     TOP_OFFSETS,
     TOP_VALUES,
 )
+from janus_hpc.results.writer import padded_slots
 from janus_hpc.routing.storage import write_array
 
 _BLOCK_ITEMS = 1 << 17
@@ -136,17 +135,5 @@ def _column(file: h5py.File, name: str, dtype: str) -> Column:
 
 def _slots(parts: Sequence[Part]) -> npt.NDArray[np.int32]:
     """All parts' placements as one array [P, L, R, C]; smaller ones are filled up as empty."""
-    slots: list[npt.NDArray[Any]] = [
-        part.columns.dataset(f"placements/{PLACEMENT_SLOTS}")[()] for part in parts
-    ]
-    slots = [its for its in slots if its.size]
-    if not slots:
-        return np.zeros((0, 0, 0, 0), np.int32)
-    widest = np.max([its.shape[1:] for its in slots], axis=0)
-    joined = np.full((sum(map(len, slots)), *widest), EMPTY_SLOT, np.int32)
-    at = 0
-    for its in slots:
-        count, num_layers, num_ranks, num_slots = its.shape
-        joined[at : at + count, :num_layers, :num_ranks, :num_slots] = its
-        at += count
-    return joined
+    files = (part.columns.dataset(f"placements/{PLACEMENT_SLOTS}")[()] for part in parts)
+    return padded_slots([slots_LRC for slots_PLRC in files for slots_LRC in slots_PLRC])

@@ -200,10 +200,11 @@ def write_layers(file: h5py.File, layers: LayerStats | None) -> None:
 
 def _write_placements(file: h5py.File, placements: Sequence[PlacementStats]) -> None:
     group = _write_items(file, "placements", placements)
-    write_array(group, PLACEMENT_SLOTS, SLOT, _slots([its.slots_LRC for its in placements]))
+    slots_PLRC = padded_slots([its.slots_LRC for its in placements])
+    write_array(group, PLACEMENT_SLOTS, SLOT, slots_PLRC)
 
 
-def _slots(slots_LRC: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+def padded_slots(slots_LRC: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
     """All placements' slots as one array; those with fewer ranks or slots are filled up as empty."""
     if not slots_LRC:
         return np.zeros((0, 0, 0, 0), np.int32)

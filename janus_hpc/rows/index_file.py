@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from janus_hpc.errors import UsageError
 
+# In a run folder.
+INDEX_NAME = "index.bin"
 HEADER_BYTES = 256
 RECORD = np.dtype([("offset", "<u8"), ("id_hash", "<u8"), ("chat", "?")])
 PACK_RECORD = struct.Struct("<QQ?").pack

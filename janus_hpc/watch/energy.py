@@ -14,10 +14,11 @@ POWERCAP = Path("/sys/class/powercap")
 
 @dataclass(frozen=True, kw_only=True)
 class Energy:
-    """`joules` None where unknown: `why` then says so, else what was read."""
+    """`joules` None where unknown: `why` then says so; else `sources` are what was read."""
 
     joules: float | None
-    why: str
+    why: str = ""
+    sources: tuple[str, ...] = ()
 
     @staticmethod
     def total(parts: Sequence["Energy"]) -> "Energy":
@@ -25,8 +26,8 @@ class Energy:
         unknown = [its.why for its in parts if its.joules is None]
         if unknown or not parts:
             return Energy(joules=None, why=unknown[0] if unknown else "nothing was read")
-        sources = ", ".join(dict.fromkeys(its.why for its in parts if its.joules))
-        return Energy(joules=sum(its.joules or 0.0 for its in parts), why=sources)
+        sources = dict.fromkeys(source for its in parts for source in its.sources)
+        return Energy(joules=sum(its.joules or 0.0 for its in parts), sources=tuple(sources))
 
 
 class Counter(Protocol):
@@ -82,7 +83,7 @@ class EnergyMeter:
         self.poll()
         if self._error:
             return Energy(joules=None, why=self._error)
-        return Energy(joules=sum(its.joules() for its in self._counters), why=self._what)
+        return Energy(joules=sum(its.joules() for its in self._counters), sources=(self._what,))
 
 
 def rapl_meter(powercap: Path = POWERCAP) -> EnergyMeter:

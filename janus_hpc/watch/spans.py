@@ -6,7 +6,6 @@ Knows names and a steady clock; neither ranks nor what a span means.
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import NamedTuple, Protocol
 
 
@@ -124,12 +123,7 @@ class _Open:
             self.spans.ranges.range_push(f"{self.name} L{self.layer} m{self.microbatch}")
         self.start_ns = self.spans.clock()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         end_ns = self.spans.clock()
         if self.spans.ranges is not None:
             self.spans.ranges.range_pop()

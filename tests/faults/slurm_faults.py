@@ -3,16 +3,14 @@
 Knows Slurm's commands; what comes after the fault is the case's to judge.
 """
 
-import os
-import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from tests.faults.bed import NUM_ROWS
+from tests.faults.bed import COMPLETE, NUM_ROWS
 from tests.faults.case import DOCUMENTED, Case, Missed
 from tests.faults.launch import LAUNCH_LIMIT_S, rows_done
-from tests.slurm.cluster import Cluster, find_program, wait_until
+from tests.slurm.cluster import Cluster, wait_until
+from tests.slurm.nodes import bring_back, kill_node, set_state, start_node
 
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "janus.sbatch"
 SHAPES = (("1", "2", "1a1e"), ("2", "1", "1a1e"), ("2", "1", "colocated"), ("2", "2", "2a2e"))
@@ -32,9 +30,9 @@ def node_down(case: Case, cluster: Cluster) -> None:
     job = _submit_and_wait(case, cluster)
     node = case.choice.choice(_nodes_of(cluster, job))
     case.detail.append(f"{node} set down")
-    _set(cluster, node, "DOWN")
-    _note_end(case, cluster, job)
-    _bring_back(cluster, node)
+    set_state(cluster, node, "DOWN")
+    _note_end(case, cluster, job, comes_back=True)
+    bring_back(cluster, node)
 
 
 def node_killed(case: Case, cluster: Cluster) -> None:
@@ -42,12 +40,11 @@ def node_killed(case: Case, cluster: Cluster) -> None:
     job = _submit_and_wait(case, cluster)
     node = case.choice.choice(_nodes_of(cluster, job))
     case.detail.append(f"all of {node} killed")
-    for pid in _processes_of(cluster, node):
-        _kill(pid)
-    _set(cluster, node, "DOWN")
-    _note_end(case, cluster, job)
-    _start_slurmd(cluster, node)
-    _bring_back(cluster, node)
+    kill_node(cluster, node)
+    set_state(cluster, node, "DOWN")
+    _note_end(case, cluster, job, comes_back=True)
+    start_node(cluster, node)
+    bring_back(cluster, node)
 
 
 FAULTS: dict[str, Callable[[Case, Cluster], None]] = {
@@ -75,8 +72,8 @@ def _submit_and_wait(case: Case, cluster: Cluster) -> str:
     return job
 
 
-def _note_end(case: Case, cluster: Cluster, job: str) -> None:
-    """Wait for the job, requeued or not, and note its exit code; what does not end is a finding."""
+def _note_end(case: Case, cluster: Cluster, job: str, *, comes_back: bool = False) -> None:
+    """Wait for the job, and note its exit code; what does not end, or must come back and did not, is a finding."""
     try:
         state, code = cluster.wait_for(job, LAUNCH_LIMIT_S)
     except AssertionError:
@@ -88,7 +85,7 @@ def _note_end(case: Case, cluster: Cluster, job: str) -> None:
     case.detail.append(f"{state} {code}")
     said = (case.folder / f"janus-{job}.out").read_text(errors="replace")
     case.expect("Traceback (most recent call last)" not in said, "a traceback")
-    allowed = DOCUMENTED | {9, 15, 137, 143}
+    allowed = {COMPLETE} if comes_back else DOCUMENTED | {9, 15, 137, 143}
     case.expect(exit_code in allowed, f"the job's exit code is {exit_code}")
 
 
@@ -97,73 +94,3 @@ def _nodes_of(cluster: Cluster, job: str) -> list[str]:
     if not names:
         raise Missed("the job was over")
     return cluster.command("scontrol", "show", "hostnames", names).split()
-
-
-def _set(cluster: Cluster, node: str, state: str) -> None:
-    cluster.command("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=fault")
-
-
-def _bring_back(cluster: Cluster, node: str) -> None:
-    """A node whose daemon has registered anew is no longer down, and cannot be resumed."""
-
-    def is_back() -> bool:
-        state = cluster.command("sinfo", "--noheader", "--nodes", node, "--format=%t").strip()
-        if state.startswith(("down", "drain")):
-            with suppress(AssertionError):
-                _set(cluster, node, "RESUME")
-        return cluster.nodes_are_idle()
-
-    wait_until(is_back, "all nodes are idle", LAUNCH_LIMIT_S)
-
-
-def _processes_of(cluster: Cluster, node: str) -> list[int]:
-    """slurmd of the node, the ranks and scripts there, and the step daemons above them."""
-    found = set()
-    for pid in cluster.processes():
-        words = _read(pid, "cmdline").split(b"\0")
-        is_daemon = words[0].endswith(b"slurmd") and node.encode() in words
-        on_node = f"SLURMD_NODENAME={node}".encode() in _read(pid, "environ").split(b"\0")
-        if is_daemon or on_node:
-            found.add(pid)
-        if on_node:
-            found |= _step_daemons_above(pid)
-    return sorted(found)
-
-
-def _step_daemons_above(pid: int) -> set[int]:
-    found = set()
-    while pid > 1:
-        if b"slurmstepd" in _read(pid, "cmdline"):
-            found.add(pid)
-        fields = _read(pid, "stat").rpartition(b")")[2].split()
-        pid = int(fields[1]) if len(fields) > 1 else 0
-    return found
-
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # ended meanwhile
-        return b""
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        return
-
-
-def _start_slurmd(cluster: Cluster, node: str) -> None:
-    """As the cluster itself starts it, which also ends it."""
-    program = find_program("slurmd")
-    assert program is not None
-    with (cluster.folder / "slurmd.log").open("a") as log:
-        subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", program, "-D", "-N", node],
-            cwd=cluster.folder,
-            env=cluster.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from janus_hpc.core import RowError, RowResult, SamplingParams
+from janus_hpc.core import FinishReason, RowError, RowResult, SamplingParams
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.active import ActiveRow, ActiveSample
 from janus_hpc.results.export import export
@@ -122,7 +122,7 @@ def _answer(active: list[ActiveRow]) -> list[RowResult]:
 def _result(row: ActiveRow) -> RowResult:
     for sample in row.samples:
         if sample.finish_reason is None:
-            sample.finish_reason = "length"  # type: ignore[assignment]
+            sample.finish_reason = FinishReason.LENGTH
     return row.result()
 
 

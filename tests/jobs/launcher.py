@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,14 @@ def run_janus(
         f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     )
     return done
+
+
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    """Poll until it has happened; AssertionError after the time limit."""
+    deadline_s = time.monotonic() + TIME_LIMIT_S
+    while not happened():
+        assert time.monotonic() < deadline_s, f"not within {TIME_LIMIT_S} s: {what}"
+        time.sleep(0.05)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

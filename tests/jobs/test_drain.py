@@ -1,12 +1,10 @@
 """A stop in mid-run loses nothing: rows in flight keep their tokens, on whatever ranks the run goes on."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 import time
-import uuid
 from pathlib import Path
 
 import h5py
@@ -15,6 +13,7 @@ import pytest
 from janus_hpc.results.done import load_done
 from janus_hpc.results.manifest import fingerprint_bytes, load_manifest
 from janus_hpc.results.scan import read_progress
+from tests.jobs.killing import has_rows, signal_when
 from tests.jobs.launcher import (
     TIME_LIMIT_S,
     environment,
@@ -24,7 +23,6 @@ from tests.jobs.launcher import (
     run_janus,
     write_rows,
 )
-from tests.jobs.test_kill_resume import MARK, marked_ranks
 
 NUM_ROWS = 150
 
@@ -49,30 +47,15 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, export_text(folder / "calm.h5", folder)
 
 
-def stop_when_rows_are_done(folder: Path, out: str, number: signal.Signals, which: int) -> str:
-    """Start on 3 ranks, signal one of them once some rows are done; returns what the run said."""
-    mark = uuid.uuid4().hex
-    command = janus_command(3, "infer", "rows.jsonl", "-o", out, "--split", "2a1e")
-    # Few at once, so that a run in its middle has finished some rows and not begun others.
-    command += ["--max-sequences", "24"]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment() | {MARK: mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if line.startswith("progress: ") and not line.startswith("progress: 0/"):
-                os.kill(marked_ranks(mark)[which], number)
-                break
-        said += process.stderr
-        assert process.wait(TIME_LIMIT_S) == 75, "".join(said)
-    return "".join(said)
+def stop_when_rows_are_done(
+    folder: Path, out: str, number: signal.Signals, which: int, *options: str
+) -> None:
+    """Start on 3 ranks, and signal one of them once some rows are done: the run must stop, and say why."""
+    args = ["infer", "rows.jsonl", "-o", out, *options]
+    run_dir = folder / f"{out}.run"
+    code, said = signal_when(3, args, folder, lambda _: has_rows(run_dir), number, which=which)
+    assert code == 75, said
+    assert f"{number.name} on world rank {which}" in said and "the same command resumes" in said
 
 
 @pytest.mark.parametrize(
@@ -88,8 +71,9 @@ def test_rows_in_flight_go_on_from_their_tokens(
 ) -> None:
     folder, expected = calm
     out = f"{number.name}.h5"
-    said = stop_when_rows_are_done(folder, out, number, which)
-    assert f"{number.name} on world rank" in said and "the same command resumes" in said
+    # Few at once, so that a run in its middle has finished some rows and not begun others.
+    options = ("--split", "2a1e", "--max-sequences", "24")
+    stop_when_rows_are_done(folder, out, number, which, *options)
 
     run_dir = folder / f"{out}.run"
     manifest = load_manifest(run_dir)
@@ -151,27 +135,19 @@ def test_shards_answer_their_rows_alone(calm: tuple[Path, str]) -> None:
 def test_a_signal_to_a_parked_rank_stops_the_run(calm: tuple[Path, str]) -> None:
     """It has no part in the steps; in the middle of the first of several batches it tells one that has."""
     folder, expected = calm
-    mark = uuid.uuid4().hex
-    command = janus_command(3, "infer", "rows.jsonl", "-o", "parked.h5", "--split", "1a1e")
-    command += ["--max-sequences", "8", "--batch-rows", "50"]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment() | {MARK: mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("progress: ") and not line.startswith("progress: 0/"):
-                os.kill(marked_ranks(mark)[2], signal.SIGUSR1)
-                break
-        said = process.stderr.read()
-        assert process.wait(TIME_LIMIT_S) == 75, said
-    assert "SIGUSR1 on world rank 2" in said
+    options = ("--split", "1a1e", "--max-sequences", "8", "--batch-rows", "50")
+    stop_when_rows_are_done(folder, "parked.h5", signal.SIGUSR1, 2, *options)
     run_janus(1, "infer", "rows.jsonl", "-o", "parked.h5", cwd=folder)
     assert export_text(folder / "parked.h5", folder) == expected
+
+
+def test_a_fresh_start_heeds_no_stop_of_before(calm: tuple[Path, str]) -> None:
+    """Its launches are numbered anew."""
+    folder, expected = calm
+    options = ("--split", "1a1e", "--max-sequences", "8")
+    stop_when_rows_are_done(folder, "fresh.h5", signal.SIGUSR1, 1, *options)
+    run_janus(2, "infer", "rows.jsonl", "-o", "fresh.h5", "--fresh", cwd=folder)
+    assert export_text(folder / "fresh.h5", folder) == expected
 
 
 def test_a_job_end_of_another_job_is_not_heeded(calm: tuple[Path, str]) -> None:

@@ -4,23 +4,14 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import time
-import uuid
 from pathlib import Path
 
 import h5py
 import pytest
 
-from tests.jobs.launcher import (
-    TIME_LIMIT_S,
-    environment,
-    export_text,
-    janus_command,
-    run_janus,
-    write_rows,
-)
-from tests.jobs.test_kill_resume import MARK, marked_ranks
+from janus_hpc.watch.beat import read_beats
+from tests.jobs.killing import signal_when
+from tests.jobs.launcher import export_text, run_janus, write_rows
 
 NUM_ROWS = 120
 COMMAND = ["infer", "rows.jsonl", "--max-sequences", "8"]
@@ -41,47 +32,23 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, export_text(folder / "calm.h5", folder)
 
 
-def wait_until_gone(mark: str) -> None:
-    """The launcher ends before the last of its ranks is reaped."""
-    deadline_s = time.monotonic() + TIME_LIMIT_S
-    while marked_ranks(mark):
-        assert time.monotonic() < deadline_s, marked_ranks(mark)
-        time.sleep(0.05)
-
-
-def run_until(folder: Path, out: str, says: str, which: int, number: signal.Signals) -> str:
-    """Start on 3 ranks with a short patience, signal one of them; the job must end with 71."""
-    mark = uuid.uuid4().hex
-    options = ["-o", out, "--split", "2a1e", "--stall-s", "4", "--log-level", "debug"]
-    with subprocess.Popen(
-        janus_command(3, *COMMAND, *options),
-        cwd=folder,
-        env=environment() | {MARK: mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if says in line:
-                os.kill(marked_ranks(mark)[which], number)
-                break
-        said += process.stderr
-        assert process.wait(TIME_LIMIT_S) == 71, "".join(said)
-    wait_until_gone(mark)
-    return "".join(said)
-
-
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_stopped_rank_ends_the_job_with_a_report(calm: tuple[Path, str], which: int) -> None:
     folder, expected = calm
     out = f"stopped-{which}.h5"
-    said = run_until(folder, out, "batch of", which, signal.SIGSTOP)
+    options = ["-o", out, "--split", "2a1e", "--stall-s", "4", "--log-level", "debug"]
+    run_dir = folder / f"{out}.run"
+
+    def all_in_steps(said: str) -> bool:
+        beats = read_beats(run_dir)
+        return len(beats) == 3 and all(its.in_steps for its in beats.values())
+
+    command = [*COMMAND, *options]
+    code, said = signal_when(3, command, folder, all_in_steps, signal.SIGSTOP, which=which)
+    assert code == 71, said
     role = ("attention 0/0", "attention 1/1", "expert 0/2")[which]
     assert f"all others wait for: [{role}@" in said and "stopped or gone" in said, said
-    report = (folder / f"{out}.run" / "stall-0000.txt").read_text()
+    report = (run_dir / "stall-0000.txt").read_text()
     assert report.count("== stack of world rank") == 3
     assert report.count("wait_until") == 2 and "none was written" in report
     shown = run_janus(0, "status", out, cwd=folder).stdout

@@ -21,8 +21,9 @@ SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A requeued job waits until its credential has expired; 120 s unless told otherwise.
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+# A requeued job waits until its credential has expired; 120 s unless told otherwise. Steps have the same ids as
+# before, and what still ends the old ones, for KillWait and some seconds, would end the new ones.
+AuthInfo=socket={folder}/munge.socket,cred_expire=25
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid

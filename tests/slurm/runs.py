@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from janus_hpc.results.record import HEADER_BYTES
+from tests.jobs.killing import has_rows
 from tests.slurm.cluster import UNFINISHED, Cluster, wait_until
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
@@ -47,16 +47,15 @@ def finish(
 
 def wait_for_rows(cluster: Cluster, folder: Path, job: str, output: str) -> None:
     """Until some rank's journal of the running job holds more than its header: rows are written as they finish."""
-
-    def has_rows() -> bool:
-        journals = (folder / f"{output}.run").glob("*.jnl")
-        return any(path.stat().st_size > HEADER_BYTES for path in journals)
+    run_dir = folder / f"{output}.run"
 
     def is_over() -> bool:
         return state_of(cluster, job) not in UNFINISHED
 
-    wait_until(lambda: has_rows() or is_over(), "a row is journalled", JOB_LIMIT_S)
-    assert has_rows(), f"{state_of(cluster, job)} without a row\n{output_of(folder, job)[-3000:]}"
+    wait_until(lambda: has_rows(run_dir) or is_over(), "a row is journalled", JOB_LIMIT_S)
+    assert has_rows(run_dir), (
+        f"{state_of(cluster, job)} without a row\n{output_of(folder, job)[-3000:]}"
+    )
 
 
 def state_of(cluster: Cluster, job: str) -> str:

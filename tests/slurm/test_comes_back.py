@@ -7,6 +7,7 @@ import pytest
 
 from tests.jobs.launcher import export_text
 from tests.slurm.cluster import Cluster, wait_until
+from tests.slurm.nodes import bring_back, kill_node, set_state, start_node
 from tests.slurm.runs import (
     JOB_LIMIT_S,
     SCRIPTS,
@@ -61,17 +62,44 @@ def test_a_job_out_of_time_resumes_on_fewer_nodes(
     assert export_text(folder / "time.h5", folder) == expected
 
 
-def test_a_node_lost_in_mid_run(cluster: Cluster, plain: tuple[Path, str]) -> None:
-    """Slurm ends and requeues the job itself, without a word to the ranks."""
+@pytest.mark.parametrize(("num_nodes", "per_node", "lost"), [(3, 1, "n2"), (1, 2, "n1")])
+def test_a_node_lost_in_mid_run(
+    cluster: Cluster, plain: tuple[Path, str], num_nodes: int, per_node: int, lost: str
+) -> None:
+    """Slurm ends and requeues the job itself, without a word to the ranks, which leave their shared memory behind."""
     folder, expected = plain
-    sizes = ("--nodes=3", "--ntasks-per-node=1")
-    job = cluster.submit(folder, *sizes, SCRIPT, "rows.jsonl", "-o", "down.h5", *SLOWLY)
-    wait_for_rows(cluster, folder, job, "down.h5")
-    with nodes_out(cluster, "n2", state="DOWN"):
+    out = f"down-{lost}.h5"
+    sizes = (f"--nodes={num_nodes}", f"--ntasks-per-node={per_node}")
+    job = cluster.submit(folder, *sizes, SCRIPT, "rows.jsonl", "-o", out, *SLOWLY)
+    wait_for_rows(cluster, folder, job, out)
+    with nodes_out(cluster, lost, state="DOWN"):
         output = finish(cluster, folder, job)
-    assert "DUE TO NODE FAILURE" in output and "janus: requeued" not in output
+    assert f"Node failure on {lost}" in output and "janus: requeued" not in output
     assert 0 < resumed(output) < len(expected.splitlines())
-    assert export_text(folder / "down.h5", folder) == expected
+    assert export_text(folder / out, folder) == expected
+
+
+def test_a_node_that_dies_before_slurm_knows(cluster: Cluster, plain: tuple[Path, str]) -> None:
+    """The step fails at once, and Slurm would call the node down minutes later: the script asks the nodes."""
+    folder, expected = plain
+    sizes = ("--nodes=2", "--ntasks-per-node=1")
+    job = cluster.submit(folder, *sizes, SCRIPT, "rows.jsonl", "-o", "dead.h5", *SLOWLY)
+    wait_for_rows(cluster, folder, job, "dead.h5")
+    names = cluster.command("squeue", "--noheader", "-j", job, "-o", "%N")
+    nodes = cluster.command("scontrol", "show", "hostnames", names.strip()).split()
+    # The script runs on the first.
+    kill_node(cluster, nodes[1])
+    said = f"janus: a node does not answer\njanus: requeued as {job}, restart 1"
+    try:
+        wait_until(lambda: said in output_of(folder, job), "the job is requeued", JOB_LIMIT_S)
+        # As Slurm does once the node was silent for SlurmdTimeout, 300 s; until then the job is not over.
+        set_state(cluster, nodes[1], "DOWN")
+        finish(cluster, folder, job)
+    finally:
+        start_node(cluster, nodes[1])
+        bring_back(cluster, nodes[1])
+    assert 0 < resumed(output_of(folder, job)) < len(expected.splitlines())
+    assert export_text(folder / "dead.h5", folder) == expected
 
 
 def test_a_cancelled_job_stays_away(cluster: Cluster, plain: tuple[Path, str]) -> None:
