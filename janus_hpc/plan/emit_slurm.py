@@ -14,7 +14,7 @@ from janus_hpc.plan.slurm_text import (
     COMPONENT,
     DEMO_PROMPTS,
     HETJOB,
-    JOB_NAMES,
+    PREPARE,
     RUN,
     RUN_HETJOB,
     SCRIPT,
@@ -76,7 +76,7 @@ def script(plan: Plan) -> str:
         components=headers[0] if len(headers) == 1 else _hetjob(plan, headers),
         prompts=DEMO_PROMPTS if asks_prompts else _arguments(plan),
         options=" ".join(_options(plan)),
-        job_names=JOB_NAMES,
+        prepare=PREPARE,
         run=_run(components),
         come_back=COME_BACK,
     )

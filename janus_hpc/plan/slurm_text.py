@@ -1,6 +1,6 @@
 """The text of batch scripts that run a plan: sbatch's header, the step, and how a drained job comes back.
 
-Knows bash and Slurm, nothing of plans. slurm/janus.sbatch is the pattern; JOB_NAMES and COME_BACK are parts of it.
+Knows bash and Slurm, nothing of plans. slurm/janus.sbatch is the pattern; PREPARE and COME_BACK are parts of it.
 """
 
 # Placeholders in braces; doubled braces are bash's own.
@@ -32,11 +32,9 @@ step=(
 )
 program=(janus-hpc infer {options} "${{janus_args[@]}}" "${{args[@]}}")
 
-{job_names}
+{prepare}
 code=0
 {run} || code=$?
-[ "$code" -eq 75 ] || exit "$code"
-
 {come_back}"""
 
 COMPONENT = """\
@@ -67,7 +65,7 @@ if [ ${#args[@]} -eq 0 ]; then
 fi
 """
 
-JOB_NAMES = """\
+PREPARE = """\
 # How Slurm's commands name this job: the id alone would stand for the whole array.
 job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
 job="${job:-$SLURM_JOB_ID}"
@@ -78,12 +76,43 @@ if [ -z "${SLURM_JOB_END_TIME:-}" ]; then
     [ -z "$ends" ] || SLURM_JOB_END_TIME="$(date +%s -d "$ends" 2>/dev/null || true)"
     export SLURM_JOB_END_TIME
 fi
+
+# A node that dies takes the step with it long before Slurm calls it down: then a step of all nodes does not start,
+# while one of this node alone does.
+starts_on() {
+    timeout 60 srun --overlap --mpi=none --quiet --kill-on-bad-exit=1 --ntasks-per-node=1 --cpus-per-task=1 "$@" true
+}
+a_node_is_lost() {
+    local group groups=("") nodes
+    [ -z "${SLURM_HET_SIZE:-}" ] || mapfile -t groups < <(seq 0 $((SLURM_HET_SIZE - 1)))
+    starts_on --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" || return
+    for group in "${groups[@]}"; do
+        nodes="SLURM_JOB_NUM_NODES${group:+_HET_GROUP_$group}"
+        starts_on ${group:+--het-group="$group"} --nodes="${!nodes}" --ntasks="${!nodes}" || return 0
+    done
+    return 1
+}
+
+# After a requeue steps count from 0 again, but what was killed before left its shared memory on the nodes under its
+# step's name, and MPI would take it for its own. So each start begins two numbers (doctor, infer) further on.
+restarts="${SLURM_RESTART_COUNT:-0}"
+for ((used = 0; used < 2 * restarts; used++)); do
+    srun --mpi=none --quiet --nodes=1 --ntasks=1 true || true
+done
 """
 
 COME_BACK = """\
-# Drained with rows left. After scancel, or where Slurm ends the job for another reason, it does not come back.
+case "$code" in
+    0 | 2 | 3) exit "$code" ;;
+    75) ;;
+    *)
+        a_node_is_lost || exit "$code"
+        echo "janus: a node does not answer"
+        ;;
+esac
+
+# Rows are left. After scancel, or where Slurm ends the job for another reason, it does not come back.
 state="$(job_field %T || true)"
-restarts="${SLURM_RESTART_COUNT:-0}"
 if [ "$state" != RUNNING ]; then
     kept="the job is ${state:-gone}"
 elif [ "${JANUS_REQUEUE:-1}" = 0 ]; then

@@ -12,7 +12,7 @@ from janus_hpc import config
 from janus_hpc.cli import cli
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import read_launch
-from janus_hpc.plan.slurm_text import COME_BACK, JOB_NAMES
+from janus_hpc.plan.slurm_text import COME_BACK, PREPARE
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
@@ -112,4 +112,4 @@ def test_a_run_checks_the_table_it_does_not_use(tmp_path: Path) -> None:
 
 def test_planned_scripts_come_back_as_the_shipped_one_does() -> None:
     shipped = (ROOT / "slurm" / "janus.sbatch").read_text()
-    assert JOB_NAMES in shipped and COME_BACK in shipped
+    assert PREPARE in shipped and COME_BACK in shipped
