@@ -11,7 +11,7 @@ import click
 from janus_hpc import __version__, config
 from janus_hpc.cli_options import run_options
 from janus_hpc.cli_world import start_world
-from janus_hpc.errors import ExitCode, JanusError, UsageError
+from janus_hpc.errors import ExitCode, JanusError, UsageError, refusal_text
 from janus_hpc.launch import LaunchEnv, limit_openmp_spinning, read_launch
 
 
@@ -22,7 +22,11 @@ def main() -> None:
         env = read_launch()
         limit_openmp_spinning()
         speaks = env.world_rank == 0
-        sys.exit(_command(env))
+        code = _command(env)
+        if sys.stdout is not None:
+            # What a command left unwritten is refused here, not when Python ends.
+            sys.stdout.flush()
+        sys.exit(code)
     except click.Abort:
         sys.exit(int(ExitCode.INTERRUPTED))
     except JanusError as error:
@@ -30,12 +34,28 @@ def main() -> None:
             click.echo(f"janus-hpc: {error}", err=True)
         sys.exit(int(error.exit_code))
     except OSError as error:
-        # Whatever asks for such a name was given it by the user.
-        if error.errno != errno.ENAMETOOLONG:
-            raise
+        sys.exit(_refused(error, speaks))
+
+
+def _refused(error: OSError, speaks: bool) -> int:
+    """One message for what the system refused, and the exit code. Raises an error of the program's own."""
+    from janus_hpc.results.stdout import drop_unwritten
+
+    drop_unwritten()
+    if error.errno == errno.EPIPE:
+        # As click does where it sees the reader leave.
+        return 1
+    if error.errno == errno.ENAMETOOLONG:
+        # Whatever asks for such a name was given it by the user, and so was every rank.
         if speaks:
             click.echo(f"janus-hpc: {error.strerror}: {error.filename}", err=True)
-        sys.exit(int(ExitCode.USAGE))
+        return int(ExitCode.USAGE)
+    text = refusal_text(error)
+    if text is None:
+        raise error
+    # Other ranks may be refused nothing, so each says its own.
+    click.echo(f"janus-hpc: {text}", err=True)
+    return int(ExitCode.INTERNAL)
 
 
 def _command(env: LaunchEnv) -> int:

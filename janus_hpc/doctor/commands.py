@@ -3,12 +3,14 @@
 import socket
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from janus_hpc import config
 from janus_hpc.demo import demo_model_dir
+from janus_hpc.doctor import mpi
 from janus_hpc.doctor.check import Check
 from janus_hpc.doctor.context import Context, Places, Target, places_alone
 from janus_hpc.doctor.finding import Finding
@@ -72,8 +74,14 @@ def doctor(
         watchdog.expect("starting MPI with all other processes", _START_FACTOR * timeout_s)
         context = _start(env, target, quick, timeout_s)
         if context.is_alone and env.world_rank > 0:
-            # Every process would say the same.
+            # Without MPI it may be so on this host alone; else every process would say the same.
+            if context.world is None:
+                text = f"{label}: mpi4py finds no MPI library: {context.no_mpi}"
+                click.echo(f"janus-hpc doctor: {text}", err=True)
             return _BAD
+        if context.is_alone and mpi.CHECK not in checks:
+            # No other check may call this world good.
+            checks = [mpi.CHECK, *checks]
         if context.world is None:
             return _report(context, checks, json_path, watchdog)
         from janus_hpc.comm.guard import guard
@@ -86,12 +94,13 @@ def doctor(
 
 
 def _target(job: Path | None, model_dir: Path | None, output: Path | None) -> Target:
-    flags = {"model": model_dir, "output": output}
-    given = {name: str(value) for name, value in flags.items() if value is not None}
-    run = config.load(job, given if job is not None else {"prompts": "prompts.jsonl"} | given)
+    """What the job file says, where the command line says nothing else."""
+    prompts = "prompts.jsonl"
+    run = config.load(None, {"prompts": prompts}) if job is None else config.load_job(job)[0]
+    name = run.output or Path(run.prompts or prompts).with_suffix(".h5").name
     return Target(
-        model_dir=Path(run.model) if run.model else demo_model_dir(),
-        output=Path(run.output or Path(run.prompts).with_suffix(".h5").name),
+        model_dir=model_dir or (Path(run.model) if run.model else demo_model_dir()),
+        output=output or Path(name),
         device=run.device,
         dtype=run.dtype,
         threads=run.threads,
@@ -134,8 +143,13 @@ def _report(
 
     def say(finding: Finding) -> None:
         findings.append(finding)
+        tell("\n".join(lines_of(finding, num_ranks)))
+
+    def tell(text: str) -> None:
         if json_path != "-":
-            click.echo("\n".join(lines_of(finding, num_ranks)))
+            # A reader that has seen enough ends no checks.
+            with suppress(BrokenPipeError):
+                click.echo(text)
 
     try:
         examine(context, checks, say, watchdog)
@@ -143,8 +157,7 @@ def _report(
         is_over = True
     if context.world_rank > 0:
         return 0
-    if json_path != "-":
-        click.echo(summary(findings, num_ranks, context.places.num_nodes))
+    tell(summary(findings, num_ranks, context.places.num_nodes))
     if json_path is not None:
         _write(json_path, to_json(findings))
     if is_over and context.world is not None:

@@ -29,6 +29,7 @@ class GpuFacts:
 
 def gather(context: Context) -> GpuFacts:
     """Asks torch, without a context on any GPU but the own one."""
+    _skip_on_cpus(context)
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -49,6 +50,11 @@ def gather(context: Context) -> GpuFacts:
             if "GPU" in name or "VISIBLE" in name or "TRES" in name
         },
     )
+
+
+def _skip_on_cpus(context: Context) -> None:
+    if context.target.device == "cpu":
+        raise Skip("the run is to compute on CPUs")
 
 
 def judge(facts: Sequence[GpuFacts], context: Context) -> list[Finding]:
@@ -159,7 +165,7 @@ def _hidden(facts: Sequence[GpuFacts], blind: Sequence[int], num_gpus: int, host
         if name in settings
     ]
     by = f" ({', '.join(causes)})" if causes else ""
-    return error(
+    return warning(
         f"{host}: {len(blind)} ranks do not see all {num_gpus} GPUs of their node{by}",
         why="CUDA IPC opens a peer's memory only where the peer's GPU is visible: rows would go "
         "through the host's memory, many times slower",
@@ -174,6 +180,7 @@ def gather_ipc(context: Context) -> str:
 
     Really opens a peer's memory, writes to it and compares. Collective over each node.
     """
+    _skip_on_cpus(context)
     import torch
 
     world = context.world
@@ -195,7 +202,7 @@ def judge_ipc(facts: Sequence[str], context: Context) -> list[Finding]:
     for node, ranks in enumerate(context.places.ranks_of):
         if why := facts[ranks[0]]:
             findings.append(
-                error(
+                warning(
                     f"{context.places.host_of(node)}: {why}",
                     why="ranks of a node exchange hidden states through each other's GPU memory; without it "
                     "they go through the host's, many times slower",
@@ -209,32 +216,26 @@ def judge_ipc(facts: Sequence[str], context: Context) -> list[Finding]:
     ]
 
 
-def gather_allocator(context: Context) -> tuple[dict[str, str], bool]:
-    """The allocator's settings, and whether this rank sees a GPU."""
-    import torch
-
-    found = {name: its for name, its in context.env.settings.items() if name in _ALLOCATOR_SETTINGS}
-    return found, torch.cuda.is_available()
+def gather_allocator(context: Context) -> dict[str, str]:
+    """The allocator's settings."""
+    return {its: text for its, text in context.env.settings.items() if its in _ALLOCATOR_SETTINGS}
 
 
-def judge_allocator(
-    facts: Sequence[tuple[dict[str, str], bool]], context: Context
-) -> list[Finding]:
+def judge_allocator(facts: Sequence[dict[str, str]], context: Context) -> list[Finding]:
     """Pure."""
     wrong = {
         r: f"{name}={value}"
-        for r, (settings, _) in enumerate(facts)
+        for r, settings in enumerate(facts)
         for name, value in settings.items()
         if "expandable_segments:true" in value.replace(" ", "").lower()
     }
     if not wrong:
         return [fine("torch's GPU memory is not in expandable segments")]
-    say = error if any(facts[r][1] for r in wrong) else warning
     return [
-        say(
+        warning(
             next(iter(wrong.values())),
-            why="memory in expandable segments has no CUDA IPC handle: UCX falls back from some 200 GB/s to "
-            "0.3 GB/s inside a node without a word",
+            why="torch's memory then has no CUDA IPC handle, and what shares it between processes falls back from "
+            "some 200 GB/s to 0.3 GB/s without a word; the slabs of the exchange are CuPy's, and keep theirs",
             fix="unset it, or write expandable_segments:False",
             ranks=wrong,
         )

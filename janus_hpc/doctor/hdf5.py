@@ -36,7 +36,7 @@ def gather(context: Context) -> Hdf5Facts | None:
         return None
     import h5py
 
-    folder = context.target.output.absolute().parent
+    folder = probe.folder_of(context.target.output)
     name = f".janus-doctor-{uuid.uuid4().hex[:12]}"
     if wrong := probe.try_write(folder, name):
         raise Skip(f"no file can be written in {folder} ({wrong}; see output)")

@@ -82,7 +82,7 @@ def judge(facts: Sequence[ModelFacts | None], context: Context) -> list[Finding]
             )
         )
     other = [r for r, its in found.items() if its.digest not in ("", first.digest)]
-    if other:
+    if other and first.digest:
         findings.append(
             error(
                 f"{folder} is another folder on {len(other)} of {len(found)} nodes: names, sizes or headers "
@@ -109,7 +109,7 @@ def examine(folder: Path, dtype: str = "auto") -> tuple[list[Finding], str]:
         ], ""
     headers, findings = _headers(folder)
     if not findings:
-        findings = _tensors(folder, spec, headers)
+        findings = _tensors(folder, spec)
     findings += _dtype(folder, spec, dtype) + _tokenizer(folder, spec)
     num_bytes = sum(header.num_bytes for header in headers.values())
     num_tensors = sum(len(header.tensors) for header in headers.values())
@@ -156,31 +156,19 @@ def _headers(folder: Path) -> tuple[dict[str, Header], list[Finding]]:
     return headers, [_bad("; ".join(problems[:3]) + more)] if problems else []
 
 
-def _tensors(folder: Path, spec: "ModelSpec", headers: dict[str, Header]) -> list[Finding]:
+def _tensors(folder: Path, spec: "ModelSpec") -> list[Finding]:
     """What the family needs is there, in the right shapes and in floating point."""
     from janus_hpc.models.registry import ignored_tensors
     from janus_hpc.weights.checkpoint import Checkpoint
 
-    expected = spec.all_tensors()
     try:
         with Checkpoint(folder) as checkpoint:
-            checkpoint.check(expected, ignored_tensors(spec))
+            checkpoint.check(spec.all_tensors(), ignored_tensors(spec))
     except ModelError as problem:
-        return [
-            _bad(
-                str(problem),
-                "config.json and the weights are not of one model: download both again",
-            )
-        ]
-    kinds = {
-        kind
-        for header in headers.values()
-        for name, (kind, _) in header.tensors.items()
-        if name in expected and not kind.startswith(("F", "BF"))
-    }
-    if kinds:
-        what = f"{folder}: weights are stored as {some(sorted(kinds))}"
-        return [_bad(what, "take the model without quantisation, or in FP8 blocks")]
+        fix = "config.json and the weights are not of one model: download both again"
+        if " is stored as " in str(problem):
+            fix = "take the model without quantisation, or in FP8 blocks"
+        return [_bad(str(problem), fix)]
     return []
 
 

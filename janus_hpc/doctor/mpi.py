@@ -15,12 +15,15 @@ INFINIBAND = Path("/sys/class/infiniband")
 
 @dataclass(frozen=True, kw_only=True)
 class MpiFacts:
-    """`name` as the library gives it; `files` are the libmpi that this process has mapped."""
+    """`name` as the library gives it; `files` are the libmpi that this process has mapped, `is_from_pip` where a
+    Python package brought one.
+    """
 
     name: str
     standard: str
     binding: str
     files: tuple[str, ...]
+    is_from_pip: bool
     has_fabric: bool
 
 
@@ -36,6 +39,7 @@ def gather(context: Context) -> MpiFacts | None:
         standard=library.standard,
         binding=library.binding,
         files=library.files,
+        is_from_pip=library.is_from_pip,
         has_fabric=has_fabric(),
     )
 
@@ -160,11 +164,7 @@ def _libraries(found: Sequence[MpiFacts]) -> list[Finding]:
 
 def _from_pip(found: Sequence[MpiFacts], context: Context) -> list[Finding]:
     """A library without drivers for the fabric of these nodes."""
-    slow = [
-        r
-        for r, its in enumerate(found)
-        if its.has_fabric and any("-packages/" in path for path in its.files)
-    ]
+    slow = [r for r, its in enumerate(found) if its.has_fabric and its.is_from_pip]
     if not slow or context.places.num_nodes == 1:
         return []
     return [

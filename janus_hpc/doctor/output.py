@@ -46,7 +46,7 @@ class OutputFacts:
 def gather(context: Context) -> OutputFacts | None:
     """None on ranks that are not their node's first. Collective over the world."""
     world = context.world
-    folder = context.target.output.absolute().parent
+    folder = probe.folder_of(context.target.output)
     token = f".janus-doctor-{uuid.uuid4().hex[:12]}"
     token = world.bcast(token) if world is not None else token
     name = f"{token}.{context.world_rank}"
@@ -55,7 +55,12 @@ def gather(context: Context) -> OutputFacts | None:
     fd = -1
     try:
         if context.is_first_on_node:
-            facts = _try_alone(context.target.output, folder, name)
+            try:
+                facts = _try_alone(context.target.output, folder, name)
+            except OSError as error:
+                # The other ranks wait for what this one has found.
+                problem = f"{folder}: {error.strerror or error}"
+                facts = OutputFacts(folder=str(folder), problem=problem)
         writers = _writers(world, facts)
         if context.world_rank == 0 and facts is not None and not facts.problem:
             fd, _ = probe.hold_lock(folder, name)

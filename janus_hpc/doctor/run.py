@@ -19,6 +19,8 @@ Answer = tuple[str, Any]
 FACTS, SKIPPED, FAILED = "facts", "skipped", "failed"
 # What a check does beside waiting: torch alone may take many seconds to import.
 _WORK_S = 30.0
+# Of the time in which all must answer, what waits inside a check may take.
+CHECK_SHARE = 0.8
 
 
 class SomeRanksSilent(Exception):
@@ -90,7 +92,9 @@ def _answer(check: Check, context: Context) -> Answer:
         if check.communicates and context.world is not None:
             from janus_hpc.comm.roll_call import private_world
 
-            context = replace(context, world=private_world(context.world, context.timeout_s))
+            # A rank that waits here for one that failed must answer before rank 0 stops listening.
+            limit_s = CHECK_SHARE * context.timeout_s
+            context = replace(context, world=private_world(context.world, limit_s))
         return FACTS, check.gather(context)
     except Skip as reason:
         return SKIPPED, str(reason)
@@ -106,10 +110,10 @@ def _found(
 ) -> tuple[list[Finding], bool]:
     """The findings of a check, and whether ranks were silent."""
     size = context.places.world_size
+    failed = {r: text for r, (kind, text) in answers.items() if kind == FAILED}
     silent = [r for r in range(size) if r not in answers]
     if silent:
-        return [_silent(silent, context)], True
-    failed = {r: text for r, (kind, text) in answers.items() if kind == FAILED}
+        return [_silent(silent, context), *_failures(failed)], True
     if failed:
         return _failures(failed), False
     skipped = [text for kind, text in answers.values() if kind == SKIPPED]

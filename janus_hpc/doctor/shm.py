@@ -85,9 +85,8 @@ def judge(facts: Sequence[ShmFacts | None], context: Context) -> list[Finding]:
             findings += _small(its, ranks, context.places.hosts[r])
         findings += _leftovers(its, r, context.places.hosts[r])
     least = min(found.values(), key=lambda its: its.free_bytes)
-    return findings or [
-        fine(f"{FOLDER}: {size(least.free_bytes)} of {size(least.total_bytes)} free")
-    ]
+    room = f"{size(least.free_bytes)} of {size(least.total_bytes)} free"
+    return findings or [fine(f"{FOLDER}: {room if least.total_bytes else 'no limit'}")]
 
 
 def _small(its: ShmFacts, ranks: Sequence[int], host: str) -> list[Finding]:
@@ -98,7 +97,8 @@ def _small(its: ShmFacts, ranks: Sequence[int], host: str) -> list[Finding]:
     why = "ranks of a node share weights and messages there: MPI ends with a bus error when it is full"
     if not its.exists:
         return [error(f"{host}: there is no {FOLDER}", why=why, fix=fix, ranks=ranks)]
-    if its.free_bytes >= _FEW_BYTES:
+    # None of any size: a tmpfs without a limit of its own.
+    if its.free_bytes >= _FEW_BYTES or not its.total_bytes:
         return []
     say = error if its.free_bytes < _LEAST_BYTES else warning
     what = f"{host}: {FOLDER} has {size(its.free_bytes)} of {size(its.total_bytes)} free"
@@ -107,7 +107,7 @@ def _small(its: ShmFacts, ranks: Sequence[int], host: str) -> list[Finding]:
 
 def _leftovers(its: ShmFacts, first: int, host: str) -> list[Finding]:
     total = sum(num_bytes for _, num_bytes in its.left)
-    if total < min(_MANY_BYTES, its.total_bytes // 4):
+    if not total or total < min(_MANY_BYTES, (its.total_bytes or _MANY_BYTES) // 4):
         return []
     largest = sorted(its.left, key=lambda file: -file[1])
     return [

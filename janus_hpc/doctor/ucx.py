@@ -23,7 +23,6 @@ class UcxFacts:
 
     library: "UcxLibrary"
     has_fabric: bool = False
-    has_gpu: bool = False
     settings: dict[str, str] = field(default_factory=dict)
     prefers_system: str = ""
 
@@ -33,12 +32,10 @@ def gather(context: Context) -> UcxFacts:
     if context.world is None:
         raise Skip("without MPI ranks cannot swap addresses")
     from janus_hpc.comm.libraries import ucx_library
-    from janus_hpc.doctor.gpus import DRIVER_GPUS
 
     return UcxFacts(
         library=ucx_library(context.env.ucx_settings),
         has_fabric=has_fabric(),
-        has_gpu=DRIVER_GPUS.is_dir(),
         settings=context.env.ucx_settings,
         prefers_system=context.env.settings.get(_PREFER, ""),
     )
@@ -134,22 +131,6 @@ def _settings(facts: Sequence[UcxFacts], context: Context) -> list[Finding]:
                 why="ranks of a node then talk through the network adapter",
                 fix="add sm, or unset UCX_TLS",
                 ranks=bare,
-            )
-        )
-    no_cuda = [
-        r
-        for r, names in listed.items()
-        if facts[r].has_gpu
-        and not names[0].startswith("^")
-        and not any(name.startswith(("cuda", "gdr", "all")) for name in names)
-    ]
-    if no_cuda:
-        findings.append(
-            warning(
-                f"UCX_TLS={tls[no_cuda[0]]} leaves out cuda",
-                why="UCX then takes GPU memory for the host's and crashes on it",
-                fix="add cuda, or unset UCX_TLS",
-                ranks=no_cuda,
             )
         )
     return findings

@@ -95,9 +95,15 @@ def _room_of(group: Path, limit_name: str, usage_name: str) -> float:
     try:
         limit = (group / limit_name).read_text(encoding="ascii").strip()
         usage = (group / usage_name).read_text(encoding="ascii").strip()
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return float("inf")
-    return float("inf") if limit == "max" else float(limit) - float(usage)
+    counts = dict(line.split() for line in lines)
+    # Files in the page cache count as usage, and give way: a model that was copied here fills it.
+    total = "total_" if "total_inactive_file" in counts else ""
+    cached = sum(int(counts.get(f"{total}{kind}_file", 0)) for kind in ("active", "inactive"))
+    used = max(int(usage) - cached, 0)
+    return float("inf") if limit == "max" else float(limit) - used
 
 
 def _available_bytes() -> int:

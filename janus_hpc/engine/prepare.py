@@ -146,7 +146,9 @@ def _decide(
     _check_traces(config, (output, prompts), resumes=resumes)
     if config.fresh:
         _discard(run_dir)
-    manifest, launch = start_launch(run_dir, fields, _launch_info(config, env, allocation.hosts))
+    manifest, launch = start_launch(
+        run_dir, fields, _launch_info(config, env, allocation.hosts, model_dir)
+    )
     digest = fingerprint_bytes(fields)
     done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
     is_done = np.ones(index.num_rows, np.bool_)
@@ -379,15 +381,19 @@ def _discard(run_dir: Path) -> None:
             path.unlink()
 
 
-def _launch_info(config: RunConfig, env: LaunchEnv, hosts: Sequence[str]) -> dict[str, Any]:
+def _launch_info(
+    config: RunConfig, env: LaunchEnv, hosts: Sequence[str], model_dir: Path
+) -> dict[str, Any]:
+    """What the manifest keeps of a start; a file made of the journals alone takes its provenance from it."""
     return {
         "started_at_unix_s": int(time.time()),
         "argv": sys.argv[1:],
         "num_ranks": len(hosts),
-        "hosts": sorted(set(hosts)),
         "rank0_host": socket.gethostname(),
         "launcher": env.launcher,
         "job_id": env.job_id,
         "slurm": env.slurm,
+        "model": str(model_dir.resolve()),
         "config": {name: getattr(config, name) for name in config.__struct_fields__},
+        "hosts": list(hosts),
     }

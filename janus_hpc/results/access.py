@@ -2,6 +2,7 @@
 becomes a JournalError.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,15 @@ class Columns:
         if bounds[0] < 0 or np.any(bounds[1:] < bounds[:-1]):
             raise self._damage(offsets, f"falls between {start} and {stop}")
         return self.read(values, int(bounds[0]), int(bounds[-1])), (bounds - bounds[0]).tolist()
+
+    def read_texts(self, name: str, start: int, stop: int, *, errors: str = "strict") -> list[str]:
+        """Items start .. stop - 1 of the ragged text column `name`; `errors` as bytes.decode has it.
+
+        Raises JournalError, and UnicodeDecodeError for strict.
+        """
+        values, offsets = self.read_ragged(f"{name}_values", f"{name}_offsets", start, stop)
+        data = values.tobytes()
+        return [data[a:b].decode(errors=errors) for a, b in pairwise(offsets)]
 
     def _damage(self, name: str, what: str) -> JournalError:
         return JournalError(f"{self.file.filename}: {name} {what}")

@@ -25,6 +25,16 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     return {name: _plain(file.attrs[name]) for name in sorted(file.attrs) if name != HASH_NAME}
 
 
+def decoded(value: Any) -> Any:
+    """A nested attribute as it was before it became JSON text."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            return value
+    return None if value == "null" else value
+
+
 def attributes_are_intact(file: h5py.File) -> bool:
     """True if the attributes are those that were written."""
     stored = file.attrs.get(HASH_NAME)

@@ -20,7 +20,7 @@ def read_batches(path: Path) -> list[Record]:
         try:
             count = len(columns.dataset("batches/num_rows"))
             plain = {name: columns.read(f"batches/{name}", 0, count) for name in BATCH_COLUMNS}
-            texts = {name: _texts(columns, f"batches/{name}", count) for name in BATCH_RAGGED}
+            texts = {name: columns.read_texts(f"batches/{name}", 0, count) for name in BATCH_RAGGED}
         except (*H5_ERRORS, UnicodeDecodeError) as error:
             raise JournalError(f"{path}: damaged: {error}") from None
     return [
@@ -62,10 +62,13 @@ def decisions(batches: Sequence[Record]) -> list[str]:
     ]
 
 
-def _texts(columns: Columns, name: str, count: int) -> list[str]:
-    values, offsets = columns.read_ragged(f"{name}_values", f"{name}_offsets", 0, count)
-    data = values.tobytes()
-    return [data[offsets[at] : offsets[at + 1]].decode() for at in range(count)]
+def plain(batches: Sequence[Record]) -> list[Record]:
+    """The records for JSON, which has no NaN: None where a figure is not known."""
+    return [{name: _known(value) for name, value in its.items()} for its in batches]
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ms(seconds: float) -> str:

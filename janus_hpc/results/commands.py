@@ -1,24 +1,37 @@
 """The `results` commands. Errors pass through to the door that runs them."""
 
 import json
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import click
 
 from janus_hpc.errors import JournalError, UsageError
-from janus_hpc.results.batches import decisions, read_batches, table
+from janus_hpc.results.batches import decisions, plain, read_batches, table
 from janus_hpc.results.compare import compare
 from janus_hpc.results.compare_text import comparison_lines
-from janus_hpc.results.durable import write_file
+from janus_hpc.results.durable import refuse_input, write_file
 from janus_hpc.results.export import FORMATS, export
 from janus_hpc.results.join import join, join_journals
+from janus_hpc.results.stdout import say_verdict
 from janus_hpc.results.verify import verify
 
 
 @click.group()
-def results() -> None:
+@click.pass_context
+def results(ctx: click.Context) -> None:
     """Check, compare, join and show results files."""
+    # A file begun is removed on the way out. Whoever has the signal ignored keeps it so.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _leave)
+        ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 @results.command("verify")
@@ -56,6 +69,7 @@ def export_command(file: Path, to: str, output: Path | None, timing: bool) -> No
     if output is None:
         export(file, to, sys.stdout.buffer, timing)
     else:
+        refuse_input(output, "-o", [file])
         write_file(output, "-o", lambda out: export(file, to, out, timing))
 
 
@@ -83,16 +97,16 @@ def compare_command(
 ) -> None:
     """Tell whether the runs of A and B gave the same bytes, and where not. Times do not count.
 
-    Exit codes: 0 the same; 1 different; 2 usage, or a damaged file.
+    Exit codes: 0 the same; 1 different; 2 usage, or a damaged file; 70 the output cannot be written.
     """
+    target = None if json_to in (None, "-") else Path(json_to)
+    if target is not None:
+        refuse_input(target, "--json", [a, b])
     found = compare(a, b, limit=limit, tolerance=tolerance)
-    record = json.dumps(found.record(), indent=1)
-    if json_to == "-":
-        click.echo(record)
-    else:
-        click.echo("\n".join(comparison_lines(found, tolerance)))
-    if json_to not in (None, "-"):
-        write_file(Path(json_to), "--json", lambda out: out.write(f"{record}\n".encode()))
+    record = json.dumps(found.record(), indent=1, allow_nan=False)
+    if target is not None:
+        write_file(target, "--json", lambda out: out.write(f"{record}\n".encode()))
+    say_verdict(record if json_to == "-" else "\n".join(comparison_lines(found, tolerance)))
     ctx.exit(0 if found.same else 1)
 
 
@@ -114,10 +128,16 @@ def merge_command(files: tuple[Path, ...], output: Path, overwrite: bool, partia
     if folders and partial:
         raise UsageError(f"{folders[0]}: --partial is for files; resume the run to finish its rows")
     if folders:
-        report = join_journals(folders[0], output, overwrite=overwrite)
+        report = join_journals(folders[0], output, overwrite=overwrite, progress=_tell)
     else:
-        report = join(files, output, partial=partial, overwrite=overwrite)
+        report = join(files, output, partial=partial, overwrite=overwrite, progress=_tell)
     click.echo(f"{output}: {report.num_rows} rows, {report.num_failed} failed")
+
+
+def _tell(what: str) -> None:
+    # Nothing is lost where nobody reads it.
+    with suppress(OSError):
+        click.echo(what, err=True)
 
 
 @results.command("report")
@@ -130,6 +150,7 @@ def report_command(file: Path, output: Path | None) -> None:
     from janus_hpc.results.report.page import report_page
 
     output = file.with_suffix(".html") if output is None else output
+    refuse_input(output, "-o", [file])
     page = report_page(file).encode()
     write_file(output, "-o", lambda out: out.write(page))
     click.echo(f"{output}: {len(page) / 1e3:.0f} kB")
@@ -143,9 +164,11 @@ def report_command(file: Path, output: Path | None) -> None:
 )
 def batches_command(file: Path, as_json: bool, plot: Path | None) -> None:
     """What was decided before each batch of FILE, and its step times in ms, predicted/measured."""
+    if plot is not None:
+        refuse_input(plot, "--plot", [file])
     found = read_batches(file)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(plain(found), indent=1, allow_nan=False))
     else:
         click.echo("\n".join([*table(found), *decisions(found)]))
     if plot is not None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from janus_hpc.core import RowResult
+from janus_hpc.results.attributes import decoded
 from janus_hpc.results.compare_rows import INPUT_KINDS, KINDS, RowDifference, compare_rows
 from janus_hpc.results.reader import ResultsFile
 from janus_hpc.results.shards import ROW_FIELDS
@@ -85,7 +84,7 @@ class Comparison:
                 }
                 for its in self.rows
             ],
-            "hints": {name: list(values) for name, values in self.hints.items()},
+            "hints": {name: [_finite(its) for its in both] for name, both in self.hints.items()},
         }
 
 
@@ -153,7 +152,7 @@ def _add_index(ranges: list[range], index: int) -> None:
 
 def _fingerprint(attrs: dict[str, Any]) -> Any:
     """What decides answers, without which rows were answered; None where the file does not say."""
-    found = _plain(attrs.get("fingerprint"))
+    found = decoded(attrs.get("fingerprint"))
     if isinstance(found, dict):
         return {key: its for key, its in found.items() if key not in ROW_FIELDS}
     return found
@@ -163,7 +162,7 @@ def _hints(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, A
     """What the runs say of themselves and differ in, nested values field by field."""
     hints: dict[str, tuple[Any, Any]] = {}
     for name in sorted((one.keys() | other.keys()) - _NO_HINT):
-        its, others = _plain(one.get(name)), _plain(other.get(name))
+        its, others = decoded(one.get(name)), decoded(other.get(name))
         if isinstance(its, dict) and isinstance(others, dict):
             for key in sorted((its.keys() | others.keys()) - _NO_HINT_IN.get(name, frozenset())):
                 if its.get(key) != others.get(key):
@@ -174,17 +173,9 @@ def _hints(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, A
 
 
 def _finite(value: Any) -> Any:
-    """Numbers that JSON does not have become text, inside lists, too."""
+    """Numbers that JSON does not have become text, inside lists and objects, too."""
     if isinstance(value, list):
         return [_finite(its) for its in value]
+    if isinstance(value, dict):
+        return {name: _finite(its) for name, its in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(value: Any) -> Any:
-    """A nested attribute as it was before it became JSON text."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
-        try:
-            return msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            return value
-    return value

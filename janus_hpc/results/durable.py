@@ -4,7 +4,7 @@ synced.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,18 @@ def check_replaceable(path: Path, name: str) -> None:
         raise UsageError(f"{name} {path} is {what}; name a file")
 
 
+def refuse_input(path: Path, name: str, inputs: Sequence[Path]) -> None:
+    """UsageError, naming the option, where writing `path` would take the place of one of the `inputs`."""
+    for taken in (path, _aside(path)):
+        if any(taken.exists() and its.exists() and taken.samefile(its) for its in inputs):
+            what = "is" if taken == path else f"is written by way of {taken.name},"
+            raise UsageError(f"{name} {path} {what} the file that is read; name another")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")
+
+
 def replace_synced(aside: Path, path: Path) -> None:
     """Syncs `aside`, renames it to `path` and syncs the folder. Raises OSError."""
     fd = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
@@ -49,7 +61,7 @@ def write_file(path: Path, name: str, write: Callable[[BinaryIO], object]) -> No
     made again. UsageError naming the option if it cannot be written.
     """
     check_replaceable(path, name)
-    aside = path.with_name(f"{path.name}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("wb") as out:
             write(out)
@@ -57,12 +69,13 @@ def write_file(path: Path, name: str, write: Callable[[BinaryIO], object]) -> No
     except OSError as error:
         raise UsageError(f"{path}: cannot write: {error.strerror}") from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes `data` as the whole content of `path`. Raises OSError."""
-    aside = path.with_name(f"{path.name}.tmp")
+    aside = _aside(path)
     aside.write_bytes(data)
     replace_synced(aside, path)
 
@@ -73,7 +86,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     JanusError where it cannot be written, whichever way h5py says so.
     """
-    aside = path.with_name(f"{path.name}.tmp")
+    aside = _aside(path)
     try:
         yield aside
         replace_synced(aside, path)

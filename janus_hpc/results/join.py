@@ -2,7 +2,7 @@
 finished. Written aside, verified and renamed. For one process; needs no MPI.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,26 @@ import numpy as np
 
 from janus_hpc.errors import JournalError, UsageError
 from janus_hpc.results.access import Columns, open_results
-from janus_hpc.results.attributes import write_attributes
-from janus_hpc.results.durable import check_replaceable, written_aside
+from janus_hpc.results.attributes import decoded, write_attributes
+from janus_hpc.results.durable import check_replaceable, refuse_input, written_aside
 from janus_hpc.results.join_stats import join_layers, join_routing
 from janus_hpc.results.join_tables import copy_tables, number_parts
 from janus_hpc.results.lock import run_lock
 from janus_hpc.results.manifest import (
     MANIFEST_NAME,
     Fingerprint,
+    Manifest,
     fingerprint_bytes,
     load_manifest,
 )
-from janus_hpc.results.merge import MergeReport, merge, own_attributes, refuse_damaged
+from janus_hpc.results.merge import (
+    MergeReport,
+    Progress,
+    merge,
+    own_attributes,
+    refuse_damaged,
+    silent,
+)
 from janus_hpc.results.shards import ROW_FIELDS, Shard, in_order, read_shard
 from janus_hpc.results.stats import RunStats
 from janus_hpc.results.verify import verify
@@ -33,6 +41,8 @@ from janus_hpc.routing.storage import LIBVER
 from janus_hpc.routing.trace_file import write_routing
 from janus_hpc.rows.index_file import INDEX_NAME, InputIndex
 
+# What a start says of itself as the attributes of a finished run's file do.
+_LAUNCH_ATTRIBUTES = ("model", "config", "hosts", "launcher", "slurm")
 _COUNTS = ("num_rows", "num_failed", "num_samples", "num_duplicates", "num_unequal_duplicates")
 
 
@@ -42,13 +52,13 @@ def join(
     *,
     partial: bool = False,
     overwrite: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> MergeReport:
     """Writes the rows of the shard files `paths`, named in any order, to `out_path`.
 
     Raises UsageError if they are not one run's shards, together all rows of its input (with
     `partial`: rows one after the other), JournalError for a damaged file, JanusError if the file
-    cannot be written.
+    cannot be written. `progress` is told what is done.
     """
     _refuse_output(paths, out_path, overwrite)
     shards = in_order([read_shard(path) for path in paths], partial=partial)
@@ -58,15 +68,19 @@ def join(
         if findings:
             raise JournalError(f"{shard.path}: damaged: {findings[0]}")
     with written_aside(out_path) as aside:
-        report = _write(aside, shards, progress)
+        progress(f"joining {len(shards)} files")
+        report = _write(aside, shards)
         progress("verifying what was written")
         refuse_damaged(aside, report)
     return report
 
 
-def join_journals(run_dir: Path, out_path: Path, *, overwrite: bool = False) -> MergeReport:
+def join_journals(
+    run_dir: Path, out_path: Path, *, overwrite: bool = False, progress: Progress = silent
+) -> MergeReport:
     """Writes the rows in the journals of the run folder `run_dir` to `out_path`: what an
-    interrupted run would have written if all its rows are finished. What it measured is lost.
+    interrupted run would have written if all its rows are finished. What it measured is lost; of
+    its provenance, what its last start told.
 
     Raises UsageError for a folder without a run, JournalError for missing rows or damage.
     """
@@ -81,12 +95,18 @@ def join_journals(run_dir: Path, out_path: Path, *, overwrite: bool = False) -> 
             out_path,
             num_rows,
             fingerprint_bytes(manifest.fingerprint),
-            {"fingerprint": manifest.fingerprint},
+            _launch_attributes(manifest) | {"fingerprint": manifest.fingerprint},
             stats=RunStats(launches=manifest.launches),
             chat=InputIndex.open(run_dir / INDEX_NAME).chat,
             first_row=first_row,
             stop_row=stop_row,
+            progress=progress,
         )
+
+
+def _launch_attributes(manifest: Manifest) -> dict[str, Any]:
+    info = manifest.launches[-1].info if manifest.launches else {}
+    return {name: info[name] for name in _LAUNCH_ATTRIBUTES if info.get(name) is not None}
 
 
 def _rows_of(run_dir: Path, fields: Fingerprint) -> tuple[int, int, int]:
@@ -101,16 +121,12 @@ def _rows_of(run_dir: Path, fields: Fingerprint) -> tuple[int, int, int]:
 
 def _refuse_output(paths: Sequence[Path], out_path: Path, overwrite: bool) -> None:
     check_replaceable(out_path, "-o")
-    if not out_path.exists():
-        return
-    for path in paths:
-        if path.exists() and path.samefile(out_path):
-            raise UsageError(f"-o {out_path} is one of the files to merge; name another")
-    if not overwrite:
+    refuse_input(out_path, "-o", paths)
+    if out_path.exists() and not overwrite:
         raise UsageError(f"-o {out_path} exists; give --overwrite to replace it")
 
 
-def _write(aside: Path, shards: Sequence[Shard], progress: Callable[[str], None]) -> MergeReport:
+def _write(aside: Path, shards: Sequence[Shard]) -> MergeReport:
     report = _sums(shards)
     with (
         ExitStack() as held,
@@ -119,14 +135,20 @@ def _write(aside: Path, shards: Sequence[Shard], progress: Callable[[str], None]
         opened = [held.enter_context(open_results(its.path)) for its in shards]
         listed = [_listed(its) for its in shards]
         parts = number_parts([Columns(its) for its in opened], [len(its) for its in listed])
-        copy_tables(file, parts, progress)
+        copy_tables(file, parts)
         write_layers(file, join_layers(opened))
         write_routing(file, join_routing(opened))
-        attrs = shards[0].attrs | _energy(shards) | {"shards": [its for of in listed for its in of]}
+        attrs = _provenance(shards) | _energy(shards)
+        attrs["shards"] = [its for of in listed for its in of]
         attrs["fingerprint"] = _fingerprint(shards)
         own = own_attributes(report, shards[0].first_row, shards[0].num_input_rows)
         write_attributes(file, {key: its for key, its in attrs.items() if its is not None} | own)
     return report
+
+
+def _provenance(shards: Sequence[Shard]) -> dict[str, Any]:
+    """The attributes of the first shard that knows its run: one made of journals alone may not."""
+    return next((its.attrs for its in shards if its.attrs.get("model")), shards[0].attrs)
 
 
 def _fingerprint(shards: Sequence[Shard]) -> dict[str, Any]:
@@ -148,16 +170,15 @@ def _sums(shards: Sequence[Shard]) -> MergeReport:
         num_samples=num_samples,
         num_duplicates=num_duplicates,
         num_unequal=num_unequal,
-        torn_bytes=0,
     )
 
 
 def _listed(shard: Shard) -> list[dict[str, Any]]:
     """What the joined file says of a file: its own list of shards if it was joined itself."""
-    listed = _decoded(shard, "shards")
+    listed = decoded(shard.attrs.get("shards"))
     if isinstance(listed, list) and listed:
         return listed
-    slurm = _decoded(shard, "slurm")
+    slurm = decoded(shard.attrs.get("slurm"))
     job_id = slurm.get("job_id", "") if isinstance(slurm, dict) else ""
     return [
         {
@@ -173,7 +194,7 @@ def _listed(shard: Shard) -> list[dict[str, Any]]:
 
 def _energy(shards: Sequence[Shard]) -> dict[str, Any]:
     """The sum of all shards' energy; none where one of them does not tell its own."""
-    told = [_decoded(its, "energy") for its in shards]
+    told = [decoded(its.attrs.get("energy")) for its in shards]
     try:
         joules, tokens = (
             float(np.sum([its[name] for its in told])) for name in ("joules", "tokens")
@@ -184,11 +205,3 @@ def _energy(shards: Sequence[Shard]) -> dict[str, Any]:
     per_token = joules / tokens if tokens else None
     whole = {"joules": joules, "tokens": int(tokens), "joules_per_token": per_token}
     return {"energy": whole | {"sources": sources}}
-
-
-def _decoded(shard: Shard, name: str) -> Any:
-    """A nested attribute, None where it is absent or no JSON."""
-    try:
-        return msgspec.json.decode(shard.attrs[name])
-    except (KeyError, TypeError, msgspec.DecodeError):
-        return None

@@ -3,7 +3,7 @@
 Knows what numbers must move when tables are put one after the other, nothing of which files fit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import h5py
@@ -74,25 +74,18 @@ def _next_number(columns: Columns, *names: str) -> int:
     return most
 
 
-def copy_tables(
-    file: h5py.File, parts: Sequence[Part], progress: Callable[[str], None] = lambda _: None
-) -> None:
-    """Writes all tables of the parts into `file`. `progress` is told each dataset before it is
-    copied. Raises JournalError for a damaged part.
-    """
+def copy_tables(file: h5py.File, parts: Sequence[Part]) -> None:
+    """Writes all tables of the parts into `file`. Raises JournalError for a damaged part."""
     for group, (plain, ragged) in TABLES.items():
         file.create_group(group)
         for name, dtype in plain.items():
-            progress(f"{group}/{name}")
             _copy_values(file, parts, f"{group}/{name}", dtype)
         for name, dtype in ragged.items():
-            progress(f"{group}/{name}")
             _copy_values(file, parts, f"{group}/{name}_values", dtype)
             _copy_offsets(file, parts, f"{group}/{name}_offsets")
     _copy_offsets(file, parts, "rows/sample_offsets")
     _copy_offsets(file, parts, f"samples/{TOP_OFFSETS}")
     for name, dtype in TOP_VALUES.items():
-        progress(f"samples/{name}")
         _copy_values(file, parts, f"samples/{name}", dtype)
     for name in ("rows", "samples"):
         for key, value in parts[0].columns.file[name].attrs.items():

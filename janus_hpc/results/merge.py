@@ -26,7 +26,13 @@ from janus_hpc.results.verify import verify
 from janus_hpc.results.writer import RowsWriter, write_stats
 from janus_hpc.routing.storage import LIBVER
 
-_ROWS_PER_PROGRESS = 1 << 14
+_ROWS_PER_PROGRESS = 1 << 17
+
+Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """The progress of who is told nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,6 @@ class MergeReport:
     num_samples: int
     num_duplicates: int
     num_unequal: int
-    torn_bytes: int
 
 
 class _Taken(NamedTuple):
@@ -58,19 +63,20 @@ def merge(
     *,
     stats: RunStats | None = None,
     chat: npt.NDArray[np.bool_] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
     first_row: int = 0,
     stop_row: int | None = None,
 ) -> MergeReport:
     """Writes `out_path` from all journals in `run_dir`; the same journals and arguments give the
     same bytes. `num_rows` is the whole input's; of a shard, the file holds rows `first_row` to
     `stop_row` - 1 of it. `attrs` become attributes of the file, nested ones as JSON text; `chat`
-    bool [num_rows] says which of the input's prompts were messages; `progress` is told the rows
-    written. Raises JournalError if rows are missing, journals hold rows outside the shard or are
+    bool [num_rows] says which of the input's prompts were messages; `progress` is told
+    what is done. Raises JournalError if rows are missing, journals hold rows outside the shard or are
     damaged, JanusError if the file cannot be written or does not verify.
     """
     shard = range(first_row, num_rows if stop_row is None else stop_row)
     assert 0 <= shard.start <= shard.stop <= num_rows, f"{shard=} {num_rows=}"
+    progress(f"reading the journals in {run_dir}")
     chosen = choose_records(run_dir, num_rows, fingerprint)
     _refuse_outside(chosen, shard)
     _refuse_missing(run_dir, chosen, shard)
@@ -84,6 +90,7 @@ def merge(
             chat=chat,
             progress=progress,
         )
+        progress("verifying what was written")
         refuse_damaged(aside, report)
     return report
 
@@ -116,7 +123,7 @@ def _write(
     attrs: Mapping[str, Any],
     stats: RunStats,
     chat: npt.NDArray[np.bool_] | None,
-    progress: Callable[[int], None] | None,
+    progress: Progress,
 ) -> MergeReport:
     rows_per_launch: Counter[int] = Counter()
     with (
@@ -128,8 +135,8 @@ def _write(
             is_chat = chat is not None and bool(chat[taken.result.index])
             rows.add(taken.result, launch=taken.launch, world_rank=taken.world_rank, chat=is_chat)
             rows_per_launch[taken.launch] += 1
-            if progress is not None and rows.num_rows % _ROWS_PER_PROGRESS == 0:
-                progress(rows.num_rows)
+            if rows.num_rows % _ROWS_PER_PROGRESS == 0:
+                progress(f"{rows.num_rows} of {len(shard)} rows written")
         rows.finish()
         write_stats(file, stats, rows_per_launch)
         report = MergeReport(
@@ -138,7 +145,6 @@ def _write(
             num_samples=rows.num_samples,
             num_duplicates=len(chosen.duplicate_rows),
             num_unequal=count_unequal(chosen, reader),
-            torn_bytes=chosen.torn_bytes,
         )
         write_attributes(
             file, {**attrs, **own_attributes(report, shard.start, len(chosen.journal))}

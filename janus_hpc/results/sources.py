@@ -31,7 +31,6 @@ class Chosen:
     journals: list[JournalPath]
     journal: npt.NDArray[np.int32]
     offset: npt.NDArray[np.uint64]
-    torn_bytes: int
     duplicate_rows: "array[int]" = field(default_factory=lambda: array("Q"))
     duplicate_journals: "array[int]" = field(default_factory=lambda: array("I"))
     duplicate_offsets: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -43,13 +42,10 @@ def choose_records(run_dir: Path, num_rows: int, fingerprint: bytes) -> Chosen:
         journals=list_journals(run_dir),
         journal=np.full(num_rows, -1, np.int32),
         offset=np.zeros(num_rows, np.uint64),
-        torn_bytes=0,
     )
     status = bytearray(num_rows)
-    torn_bytes = 0
     for position, journal in enumerate(chosen.journals):
-        scan = JournalScan(journal.path, fingerprint)
-        for record in scan:
+        for record in JournalScan(journal.path, fingerprint):
             row = record.row
             check_row(journal.path, row, num_rows)
             if status[row] == _OK:
@@ -61,8 +57,7 @@ def choose_records(run_dir: Path, num_rows: int, fingerprint: bytes) -> Chosen:
             status[row] = _FAILED if record.failed else _OK
             chosen.journal[row] = position
             chosen.offset[row] = record.offset
-        torn_bytes += scan.torn_bytes
-    return Chosen(**{**vars(chosen), "torn_bytes": torn_bytes})
+    return chosen
 
 
 class RecordReader:

@@ -16,7 +16,16 @@ ROLES = {
 
 
 def draw_roles(batches: Sequence[Record], output: Path) -> None:
-    """A bar a rank and batch; the split above, batches apart where ranks moved. UsageError without matplotlib."""
+    """A bar a rank and batch; the split above, batches apart where ranks moved.
+
+    UsageError without matplotlib, and for a merged file: its shards have ranks and clocks of their own.
+    """
+    num_shards = len({its["shard"] for its in batches})
+    if num_shards > 1:
+        raise UsageError(
+            f"--plot draws the ranks of one run, got batches of {num_shards} shards;"
+            " janus-hpc results report draws a panel for each"
+        )
     try:
         import matplotlib as mpl
 

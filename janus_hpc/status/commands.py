@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from janus_hpc.status.runs import ENDED, find_runs, read_run
+from janus_hpc.errors import UsageError
+from janus_hpc.status.runs import ENDED, RunStatus, find_runs, read_run
 from janus_hpc.status.show import lines, record
 from janus_hpc.watch.beat import Beat
 
@@ -24,7 +25,7 @@ def status(place: Path, watch: bool, interval_s: float, as_json: bool) -> None:
     """
     before: dict[Path, dict[int, Beat]] = {}
     while True:
-        runs = [read_run(output, time.time()) for output in find_runs(place)]
+        runs = _read_runs(place)
         earlier = {run.output: before.get(run.output, {}) for run in runs}
         if as_json:
             click.echo(json.dumps([record(run, earlier[run.output]) for run in runs], indent=1))
@@ -36,3 +37,17 @@ def status(place: Path, watch: bool, interval_s: float, as_json: bool) -> None:
             return
         before = {run.output: run.beats for run in runs}
         time.sleep(interval_s)
+
+
+def _read_runs(place: Path) -> list[RunStatus]:
+    """Of several runs, one whose files are none is said and left out."""
+    outputs = find_runs(place)
+    runs = []
+    for output in outputs:
+        try:
+            runs.append(read_run(output, time.time()))
+        except UsageError as error:
+            if len(outputs) == 1:
+                raise
+            click.echo(f"janus-hpc: {error}", err=True)
+    return runs

@@ -13,8 +13,6 @@ PROGRESS = ".progress.json"
 RUN = ".run"
 # Progress is written every two seconds while a run lives.
 STALE_S = 60.0
-# A launch's last heartbeats may come this long after its last word.
-NEW_LAUNCH_S = 15.0
 ENDED = ("complete", "interrupted")
 
 
@@ -71,18 +69,32 @@ def read_run(output: Path, now_unix_s: float) -> RunStatus:
     progress = _read_progress(output.with_name(output.name + PROGRESS))
     run_dir = output.with_name(output.name + RUN)
     beats = _last_launch(read_beats(run_dir))
-    heard_s = max([its.at_unix_s for its in beats.values()], default=-math.inf)
+    heard_s = max([its.at_unix_s for its in beats.values()], default=_touched_s(run_dir))
     told_s = progress.updated_at_unix_s if progress is not None else -math.inf
     age_s = now_unix_s - max(heard_s, told_s)
     state = "starting" if progress is None else progress.state
     if output.is_file() and not run_dir.is_dir():
         state = "complete"
-    elif state in ENDED and heard_s > told_s + NEW_LAUNCH_S:
-        # Another launch is on its way to its first step.
-        state = "starting"
+    elif _is_newer(beats, told_s):
+        # Another launch, on its way to its first step: what was told is of the one before.
+        state, progress = "starting", None
     if state not in ENDED and age_s > STALE_S:
         state = "no news"
     return RunStatus(output=output, state=state, age_s=age_s, progress=progress, beats=beats)
+
+
+def _is_newer(beats: dict[int, Beat], told_s: float) -> bool:
+    """Whether the launch of these heartbeats began after that was told; both by the clock of world rank 0's host."""
+    first = beats.get(0)
+    return first is not None and first.at_unix_s - first.elapsed_s > told_s > -math.inf
+
+
+def _touched_s(run_dir: Path) -> float:
+    """When a run that has no heartbeat yet last made a file."""
+    try:
+        return max(its.stat().st_mtime for its in (run_dir, *run_dir.iterdir()))
+    except OSError:
+        return -math.inf
 
 
 def is_hdf5(path: Path) -> bool:
@@ -98,9 +110,10 @@ def _has_run(output: Path) -> bool:
 def _read_progress(path: Path) -> Told | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Told)
-    except FileNotFoundError:
+    except OSError:
+        # There is none yet, or a file server lost sight of it while it was replaced.
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
 
 

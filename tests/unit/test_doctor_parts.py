@@ -1,26 +1,29 @@
 """The doctor's own parts: trying out a folder, reading the kernel's tables, options, text, JSON, the watchdog."""
 
+import errno
 import fcntl
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from janus_hpc.doctor import cores, probe
 from janus_hpc.doctor.check import Check, Skip
-from janus_hpc.doctor.context import Context, Target, places_alone
+from janus_hpc.doctor.context import Context, Places, Target, places_alone
 from janus_hpc.doctor.finding import Finding, Level, error, fine, note, size, warning
 from janus_hpc.doctor.mounts import file_system_of, is_shared_kind
 from janus_hpc.doctor.report import lines_of, ranges, summary, to_json
-from janus_hpc.doctor.run import examine, exit_code
+from janus_hpc.doctor.run import FAILED, _found, examine, exit_code
 from janus_hpc.doctor.shm import look
 from janus_hpc.doctor.table import CHECKS, chosen
 from janus_hpc.doctor.watchdog import Watchdog
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
+from janus_hpc.results.lock import run_lock
 
 NAME = "probe"
 
@@ -64,6 +67,25 @@ def test_hdf5_without_locks_is_noticed(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout.strip() == "('', False)"
+
+
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lustre without flock, NFS without lockd: HDF5 works, and a run goes on with a warning."""
+
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert probe.try_hdf5(tmp_path, NAME) == ("", False)
+    with run_lock(tmp_path):
+        assert "has no locks (Function not implemented)" in caplog.text
+
+
+def test_a_run_folder_without_rights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lock: cannot be written"), run_lock(Path("/proc/self")):
+        pass
 
 
 def test_leftovers_in_shared_memory(tmp_path: Path) -> None:
@@ -159,6 +181,15 @@ def test_a_check_that_crashes_is_a_finding_and_the_others_go_on() -> None:
         ("d", Level.OK, "[4]"),
     ]
     assert found[0].hosts == ("h",)
+
+
+def test_a_rank_that_failed_is_told_where_others_are_silent() -> None:
+    """They may wait for the one that failed."""
+    both = replace(alone(), places=Places(node_ids=(0, 1), hosts=("h", "i"), local_ranks=(0, 0)))
+    check = Check(name="a", gather=_crash, judge=lambda facts, context: [])
+    found, is_over = _found(check, {0: (FAILED, "OSError: stale")}, both)
+    assert is_over
+    assert ["1 on i" in found[0].what, "OSError: stale" in found[1].what] == [True, True]
 
 
 def test_exit_codes() -> None:

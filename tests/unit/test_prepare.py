@@ -16,6 +16,7 @@ from janus_hpc.engine.prepare import prepare
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
 from janus_hpc.results.lock import run_lock
+from janus_hpc.results.manifest import load_manifest
 
 
 @pytest.fixture
@@ -196,3 +197,12 @@ def test_a_changed_input_or_model_does_not_resume(folder: Path) -> None:
     data[-1] ^= 1
     shard.write_bytes(data)
     assert "model_sha256" in refused(folder)
+
+
+def test_a_start_tells_model_and_hosts(folder: Path) -> None:
+    """A file made of the journals alone takes them from there; hosts are one a rank, as in any results file."""
+    manifest = load_manifest(plan(folder, 2).run_dir)
+    assert manifest is not None
+    (launch,) = manifest.launches
+    assert launch.info["model"] == str((folder / "model").resolve())
+    assert launch.info["hosts"] == ["node0", "node0"]

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import random
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
@@ -247,3 +250,44 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
         file["samples/finish_reason"][3] = 9
     with pytest.raises(JournalError, match="unknown finish reason"):
         compare(*paths)
+
+
+def janus(*arguments: str, stdout: int) -> "subprocess.CompletedProcess[str]":
+    code = "from janus_hpc.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_the_verdict_where_nobody_can_read_it(tmp_path: Path) -> None:
+    """A reader that left changes no exit code; what cannot be written is neither of the verdicts."""
+    changed = make_results(COUNT)
+    changed[0].samples[0].text += "x"
+    one, other = write(tmp_path / "a", make_results(COUNT)), write(tmp_path / "b", changed)
+    for second, code in ((one, 0), (other, 1)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ran = janus("results", "compare", str(one), str(second), stdout=writer)
+        os.close(writer)
+        assert (ran.returncode, ran.stderr) == (code, "")
+    full = os.open("/dev/full", os.O_WRONLY)
+    for command in (["compare", str(one), str(one)], ["export", str(one)]):
+        ran = janus("results", *command, stdout=full)
+        assert ran.returncode == 70
+        assert ran.stderr == "janus-hpc: No space left on device (errno 28)\n"
+    os.close(full)
+
+
+def test_hints_that_json_has_no_number_for(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / name, make_results(3), num_rows=3, slack=slack)
+        for name, slack in (("a", float("nan")), ("b", 1.0))
+    ]
+    ran = CliRunner().invoke(results_group, ["compare", *map(str, paths), "--json", "-"])
+    found = json.loads(ran.output, parse_constant=pytest.fail)
+    assert found["hints"] == {"slack": ["nan", 1.0]}

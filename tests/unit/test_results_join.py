@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ def test_shards_that_are_not_one_run(tmp_path: Path) -> None:
 def test_damage_and_outputs(tmp_path: Path) -> None:
     one, two = (write_shard(tmp_path, shard, 2) for shard in (1, 2))
     out = tmp_path / "all.h5"
-    with pytest.raises(UsageError, match="is one of the files to merge"):
+    with pytest.raises(UsageError, match="is the file that is read; name another"):
         join([one, two], one, overwrite=True)
     out.write_text("kept")
     with pytest.raises(UsageError, match="give --overwrite"):
@@ -253,7 +254,9 @@ def test_damage_and_outputs(tmp_path: Path) -> None:
     assert out.read_text() == "kept"
 
 
-def write_run(folder: Path, rows: list[RowResult], **fields: int) -> Path:
+def write_run(
+    folder: Path, rows: list[RowResult], info: dict[str, Any] | None = None, **fields: int
+) -> Path:
     """A run folder as an interrupted run leaves it."""
     folder.mkdir()
     prompts = folder / "in.jsonl"
@@ -261,7 +264,7 @@ def write_run(folder: Path, rows: list[RowResult], **fields: int) -> Path:
     prompts.write_text("\n".join(lines))
     build_index(prompts, folder / "index.bin")
     its = FIELDS | fields
-    save_manifest(folder, Manifest(fingerprint=its, launches=[Launch(0, {"split": "1c"})]))
+    save_manifest(folder, Manifest(fingerprint=its, launches=[Launch(0, info or {})]))
     writer = JournalWriter(folder, 0, 0, fingerprint_bytes(its))
     writer.append_group(rows)
     writer.close()
@@ -301,3 +304,50 @@ def test_the_command(tmp_path: Path) -> None:
     ):
         ran = CliRunner().invoke(results_group, ["merge", *arguments, "-o", str(tmp_path / "o.h5")])
         assert message in str(ran.exception), (ran.output, ran.exception)
+
+
+def test_what_journals_tell_of_their_run_survives(tmp_path: Path) -> None:
+    """Of a run folder the last start's facts; of shards the first that knows its model."""
+    info = {"model": "/m", "hosts": ["n1", "n1"], "slurm": {"job_id": "5"}, "argv": ["infer"]}
+    run = write_run(tmp_path / "a.run", results_at(), info)
+    join_journals(run, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert (file.attrs["model"], file.attrs["hosts"]) == ("/m", '["n1","n1"]')
+        assert "argv" not in file.attrs
+    assert b'"model":"/m"' in exported(tmp_path / "a.h5", "openai")
+    half = COUNT // 2
+    bare = write_run(tmp_path / "b.run", results_at()[:half], first_row=0, stop_row=half)
+    join_journals(bare, tmp_path / "b.h5")
+    join([tmp_path / "b.h5", write_shard(tmp_path, 2, 2)], tmp_path / "all.h5")
+    with ResultsFile(tmp_path / "all.h5") as file:
+        assert (file.attrs["model"], file.attrs["first_row"]) == ("m", 0)
+
+
+def test_merging_says_what_it_does(tmp_path: Path) -> None:
+    paths = [write_shard(tmp_path, shard, 2) for shard in (1, 2)]
+    said: list[str] = []
+    join(paths, tmp_path / "all.h5", progress=said.append)
+    assert said == [
+        *(f"verifying {path}" for path in paths),
+        "joining 2 files",
+        "verifying what was written",
+    ]
+    run = write_run(tmp_path / "x.run", results_at())
+    ran = CliRunner().invoke(results_group, ["merge", str(run), "-o", str(tmp_path / "x.h5")])
+    assert f"reading the journals in {run}" in ran.stderr and "reading" not in ran.stdout
+
+
+def test_a_merge_that_is_ended_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(write_shard(tmp_path, shard, 2)) for shard in (1, 2)]
+
+    def end(_: Any) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("janus_hpc.results.join.join_layers", end)
+    ran = CliRunner().invoke(results_group, ["merge", *paths, "-o", str(tmp_path / "all.h5")])
+    assert ran.exit_code == 143
+    assert not list(tmp_path.glob("all.h5*"))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

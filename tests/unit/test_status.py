@@ -1,6 +1,7 @@
 """What `status` makes of the files a run leaves, in every state, and of files that are none."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,18 @@ def tell(folder: Path, **more: object) -> Path:
     return folder / "x.h5"
 
 
-def beats(folder: Path, at_unix_s: float, launch: int = 0) -> None:
+def beats(folder: Path, at_unix_s: float, launch: int = 0, elapsed_s: float = 10.0) -> None:
     (folder / "x.h5.run").mkdir(exist_ok=True)
     for rank in range(3):
         file = BeatFile(folder / "x.h5.run", rank)
         file.write(
-            beat(rank, at_unix_s=at_unix_s, launch=launch, elapsed_s=10.0, attention_s=rank + 1.0)
+            beat(
+                rank,
+                at_unix_s=at_unix_s,
+                launch=launch,
+                elapsed_s=elapsed_s,
+                attention_s=rank + 1.0,
+            )
         )
         file.close()
 
@@ -69,16 +76,27 @@ def test_utilisation_is_of_the_time_since_the_last_look() -> None:
 def test_states(tmp_path: Path) -> None:
     output = tell(tmp_path, updated_at_unix_s=NOW_S - 100)
     assert read_run(output, NOW_S).state == "no news"
-    beats(tmp_path, NOW_S - 2)
+    beats(tmp_path, NOW_S - 2, elapsed_s=200.0)
     assert read_run(output, NOW_S).state == "running"
+    beats(tmp_path, NOW_S - 2)
     # The next launch beats already, the last one's word is old.
     tell(tmp_path, state="interrupted", updated_at_unix_s=NOW_S - 100)
     assert read_run(output, NOW_S).state == "starting"
+    # A run that was killed in its middle and is started again, as well.
+    tell(tmp_path, updated_at_unix_s=NOW_S - 100)
+    again = read_run(output, NOW_S)
+    assert (again.state, again.progress) == ("starting", None)
     tell(tmp_path, state="interrupted", updated_at_unix_s=NOW_S - 3)
     assert read_run(output, NOW_S).state == "interrupted"
     (tmp_path / "x.h5.progress.json").unlink()
     assert read_run(output, NOW_S).state == "starting"
     assert find_runs(tmp_path / "x.h5.run") == [output]
+
+
+def test_a_run_is_starting_before_its_first_heartbeat(tmp_path: Path) -> None:
+    (tmp_path / "x.h5.run").mkdir()
+    (tmp_path / "x.h5.run" / "index.bin").write_text("")
+    assert read_run(tmp_path / "x.h5", time.time()).state == "starting"
 
 
 def test_results_without_a_run_folder_are_complete(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class ExpertFigures:
         """Activated experts on the fullest rank a layer, and what perfect balance would give."""
         title = "Activated experts on the fullest expert rank (a_max), by layer"
         layers = self.layers
-        if layers is None:
+        if layers is None or not layers.num_steps:
             return sentence(title, "The run counted no activated experts.")
         if not np.isfinite(layers.a_max_mean).any():
             why = "With --gate agate no rank sees all tokens, so a_max is not known."

@@ -6,16 +6,14 @@ Times in seconds, NaN where unknown. Knows nothing of how it is shown.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from janus_hpc.errors import JournalError
 from janus_hpc.results.access import Columns
-from janus_hpc.results.attributes import read_attributes
+from janus_hpc.results.attributes import decoded, read_attributes
 from janus_hpc.results.report.streams import (
     Stream,
     Summary,
@@ -112,12 +110,7 @@ class Batches:
 
     def texts(self, name: str, start: int, stop: int) -> list[str]:
         """Items of a text column. Raises JournalError."""
-        ragged = f"batches/{name}"
-        values, offsets = self._columns.read_ragged(
-            f"{ragged}_values", f"{ragged}_offsets", start, stop
-        )
-        data = values.tobytes()
-        return [data[a:b].decode(errors="replace") for a, b in pairwise(offsets)]
+        return self._columns.read_texts(f"batches/{name}", start, stop, errors="replace")
 
     @cached_property
     def roles(self) -> list[str]:
@@ -184,16 +177,6 @@ class Batches:
                 spent[letter] = spent.get(letter, 0.0) + seconds * roles.count(letter)
         total = sum(spent.values())
         return {letter: its / total for letter, its in spent.items()} if total > 0 else {}
-
-
-def decoded(value: Any) -> Any:
-    """A nested attribute as it was before it became JSON text."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
-        try:
-            return msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            return value
-    return None if value == "null" else value
 
 
 def _latency(columns: Columns, name: str) -> Latency:

@@ -16,7 +16,7 @@ from janus_hpc.results.report.axes import (
 )
 from janus_hpc.results.report.facts import Batches
 from janus_hpc.results.report.groups import Floats, Groups, grouped, grouping_note
-from janus_hpc.results.report.svg import label, number, path, rect, time_unit
+from janus_hpc.results.report.svg import label, line, number, path, rect, time_unit
 
 _PREDICTED = (
     ("TPOT", "decode_tpot_s", "tpot_predicted_s", "whole"),
@@ -44,7 +44,7 @@ def predicted_figure(batches: Batches) -> str:
     ]
     note = (
         "Dots are measured, the line is predicted. In brackets: measured over predicted, the median"
-        " of the batches."
+        " of the batches, without those below 0, where microbatches overlapped."
     )
     return figure(title, "".join(panels), 250, wide=True, note=note + grouping_note(groups))
 
@@ -60,17 +60,18 @@ def _panel(
     count: int,
 ) -> str:
     measured, predicted = groups.mean(found), groups.mean(told)
-    most_s = max((its for its in (*measured, *predicted) if math.isfinite(its)), default=0.0)
-    both = np.isfinite(found) & np.isfinite(told) & (told > 0)
-    ratio = float(np.median(found[both] / told[both])) if both.any() else math.nan
-    factor, unit = time_unit(max(most_s, 1e-9))
+    values = [its for its in (*measured, *predicted) if math.isfinite(its)]
+    least_s, most_s = min(values, default=0.0), max(values, default=0.0)
+    extent_s = max(most_s, -least_s)
+    ratio = _ratio(found, told)
+    factor, unit = time_unit(max(extent_s, 1e-9))
     head = f"{name}, {unit}" + (f" (\u00d7\u2009{number(ratio)})" if math.isfinite(ratio) else "")
     title = label(left, 16, head, class_="tick strong")
-    if most_s <= 0:
+    if extent_s <= 0:
         return title + label(left, 40, "not known", class_="tick")
     plot = plot_area(
         (-0.5, count - 0.5),
-        (0, most_s * factor * 1.08),
+        (min(least_s, 0.0) * factor * 1.08, max(most_s, 0.0) * factor * 1.08),
         left=left,
         right=left + width - 44,
         top=30,
@@ -82,14 +83,22 @@ def _panel(
         "batch",
         "",
         x_ticks=whole_ticks(0, count - 1, 3),
-        y_ticks=ticks(0, plot.y.most, 4),
+        y_ticks=ticks(plot.y.least, plot.y.most, 4),
     )
     dots = []
     for at, its in zip(centres, measured, strict=True):
         if math.isfinite(its):
             x, y, hint = plot.x(at), plot.y(its * factor), f"{number(its * factor)} {unit}"
             dots.append(rect(x - 3, y - 3, 6, 6, hint, class_=f"fill-{css}", rx=3))
+    if least_s < 0:
+        axes += line(plot.x.start, plot.y(0), plot.x.stop, plot.y(0), class_="axis")
     return title + axes + _steps(plot, groups, predicted, factor) + "".join(dots)
+
+
+def _ratio(found: Floats, told: Floats) -> float:
+    """Measured over predicted, the median; NaN where no batch has both, neither below 0."""
+    both = np.isfinite(found) & np.isfinite(told) & (found >= 0) & (told > 0)
+    return float(np.median(found[both] / told[both])) if both.any() else math.nan
 
 
 def _steps(plot: Plot, groups: Groups, values: list[float], factor: float) -> str:

@@ -29,6 +29,8 @@ from janus_hpc.results.report.svg import (
 from janus_hpc.results.schema import FINISH_REASONS
 
 _NUM_BINS = 300
+# An axis needs a length, even if all rows were finished at once.
+_MIN_AXIS_S = 1e-3
 _ROW_HEIGHT = 58.0
 _BAR_HEIGHT = 34.0
 _TOP = 30.0
@@ -43,11 +45,12 @@ def rows_figure(facts: Facts) -> str:
     unknown = facts.num_rows - summary.count
     if not summary.count:
         return sentence(title, "The file does not say when rows were finished.")
-    span_s = max(summary.most - summary.least, 1e-3)
-    edges = np.linspace(0, span_s, _NUM_BINS + 1)
+    span_s = summary.most - summary.least
+    axis_s = max(span_s, _MIN_AXIS_S)
+    edges = np.linspace(0, axis_s, _NUM_BINS + 1)
     done, failed = _counts(facts, summary.least, edges)
-    factor, unit = time_unit(span_s)
-    plot = plot_area((0, span_s * factor), (0, max(int(done.sum()), 1) * 1.05))
+    factor, unit = time_unit(axis_s)
+    plot = plot_area((0, axis_s * factor), (0, max(int(done.sum()), 1) * 1.05))
     axes = draw_axes(
         plot,
         f"time since the first row was finished, {unit}",
@@ -74,7 +77,7 @@ def rows_figure(facts: Facts) -> str:
             legend(LEFT, 294, names),
         ]
     )
-    half_s = float(edges[int(np.searchsorted(total, total[-1] / 2))])
+    half_s = min(float(edges[int(np.searchsorted(total, total[-1] / 2))]), span_s)
     note = (
         f"{number(summary.count)} rows in {duration(span_s)}, half of them by {duration(half_s)}."
     )

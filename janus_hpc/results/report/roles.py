@@ -1,7 +1,9 @@
 """The ranks' roles over time, and the share of time in each."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from janus_hpc.results.report.axes import (
     LEFT,
@@ -20,6 +22,9 @@ from janus_hpc.results.report.svg import element, escape, label, line, percent, 
 from janus_hpc.results.timeline import ROLES
 
 _MAX_SHARDS = 6
+# Batches that are drawn one by one, and columns of a panel at most: more are narrower than a pixel.
+_MAX_SINGLE = 200
+_MAX_COLUMNS = 750
 _CSS = {"a": "fill-a", "e": "fill-b", "c": "fill-c", "p": "fill-p"}
 
 
@@ -39,6 +44,9 @@ def roles_figure(batches: Batches) -> str:
     names = [(_CSS[letter], ROLES[letter][0]) for letter in used]
     parts.append(legend(LEFT, top, names))
     note = "Gaps are borders between batches, where experts and roles may move."
+    size = max(_group_size(batches, batches.of_shard(it).tolist()) for it in shards[:_MAX_SHARDS])
+    if size > 1:
+        note += f" Up to {size} batches are drawn as one, in the roles that most of them had."
     if len(shards) > _MAX_SHARDS:
         note += f" The first {_MAX_SHARDS} of {len(shards)} shards are shown."
     return figure(title, "".join(parts), top + 10, wide=True, note=note)
@@ -75,13 +83,28 @@ def _panel(batches: Batches, shard: int, name: str, top: float) -> tuple[str, fl
 
 
 def _runs(batches: Batches, its: list[int]) -> Iterator[tuple[int, int, str]]:
-    """Batches to draw as one: all by themselves, or of many, neighbours with the same roles."""
-    if len(its) <= 200:
+    """Batches to draw as one: all by themselves, or of many, neighbours with the same roles; where these
+    are too many as well, as many neighbours as needed.
+    """
+    if len(its) <= _MAX_SINGLE:
         yield from ((at, at, batches.roles[at]) for at in its)
         return
-    for roles, group in groupby(its, key=lambda at: batches.roles[at]):
-        members = list(group)
-        yield members[0], members[-1], roles
+    size = _group_size(batches, its)
+    groups = (its[start : start + size] for start in range(0, len(its), size))
+    columns = ((group[0], group[-1], _usual_roles(batches, group)) for group in groups)
+    for roles, column in groupby(columns, key=lambda found: found[2]):
+        members = list(column)
+        yield members[0][0], members[-1][1], roles
+
+
+def _group_size(batches: Batches, its: list[int]) -> int:
+    """How many batches make a column: 1 where neighbours with the same roles are few enough."""
+    num_runs = 1 + sum(batches.roles[a] != batches.roles[b] for a, b in pairwise(its))
+    return 1 if num_runs <= _MAX_COLUMNS else math.ceil(len(its) / _MAX_COLUMNS)
+
+
+def _usual_roles(batches: Batches, its: list[int]) -> str:
+    return Counter(batches.roles[at] for at in its).most_common(1)[0][0]
 
 
 def _column(plot: Plot, roles: str, left: float, width: float, what: str) -> list[str]:

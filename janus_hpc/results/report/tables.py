@@ -49,9 +49,7 @@ def _failed(facts: Facts, most: int) -> list[int]:
 def _error(facts: Facts, at: int) -> tuple[str, ...]:
     line = int(facts.columns.read("rows/error_line", at, at + 1)[0])
     texts = [
-        facts.columns.read_ragged(f"rows/{name}_values", f"rows/{name}_offsets", at, at + 1)[0]
-        .tobytes()
-        .decode(errors="replace")
+        facts.columns.read_texts(f"rows/{name}", at, at + 1, errors="replace")[0]
         for name in ("id", "error_field", "error_reason")
     ]
     return (f"{line}", *map(_short, texts))
@@ -116,10 +114,8 @@ def _launch_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
     count = min(len(columns.dataset("launches/number")), _MAX_DECISIONS)
     numbers = columns.read("launches/number", 0, count).tolist()
     kept = columns.read("launches/num_rows", 0, count).tolist()
-    values, offsets = columns.read_ragged("launches/info_values", "launches/info_offsets", 0, count)
-    data = values.tobytes()
-    for at in range(count):
-        text = data[offsets[at] : offsets[at + 1]].decode(errors="replace")
+    texts = columns.read_texts("launches/info", 0, count, errors="replace")
+    for at, text in enumerate(texts):
         yield f"{numbers[at]}", f"{kept[at]:,}", _short(text, 2000)
 
 
