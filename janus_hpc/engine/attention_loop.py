@@ -129,15 +129,21 @@ class AttentionLoop:
         if not row_indices:
             return
         with self.pulse.spans.span("read rows"):
-            active, refused = self.rows.admit(row_indices)
-        for result in refused:
-            self._finish_row(result)
-        for row in active:
-            self._num_admitted += 1
-            self._tokens_admitted += row.row.params.max_tokens
-            for sample in row.samples:
-                if sample.finish_reason is None:
-                    self.batcher.add(Sequence(sample))
+            for index in row_indices:
+                # Thousands of long prompts may take longer than a stall is given.
+                self.pulse.beat("reading rows")
+                active, refused = self.rows.admit([index])
+                for result in refused:
+                    self._finish_row(result)
+                for row in active:
+                    self._begin_row(row)
+
+    def _begin_row(self, row: ActiveRow) -> None:
+        self._num_admitted += 1
+        self._tokens_admitted += row.row.params.max_tokens
+        for sample in row.samples:
+            if sample.finish_reason is None:
+                self.batcher.add(Sequence(sample))
 
     def _compute(self, batch: StepBatch[ActiveSample]) -> StepSums:
         started_s, experts_s = time.perf_counter(), self.experts_busy_s()

@@ -40,7 +40,11 @@ class Carrier:
         left = list(transfers)
 
         def all_done() -> bool:
+            num_before = len(left)
             left[:] = [its for its in left if not its.is_done()]
+            if self._policy.pulse is not None:
+                # Weights may take longer than a stall is given: each message is a sign of life.
+                self._policy.pulse.count += num_before - len(left)
             return not left
 
         def describe() -> Waiting:

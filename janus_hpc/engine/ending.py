@@ -30,6 +30,13 @@ def drain_after_s(left_s: float, drain_s: float) -> float:
     return left_s - min(drain_s, left_s * MAX_DRAIN_SHARE)
 
 
+def merge_until_s(left_s: float, drain_s: float) -> float:
+    """Until when the results may be merged: half of the time that is kept for draining is for that, the rest for an
+    end in order.
+    """
+    return (left_s + drain_after_s(left_s, drain_s)) / 2
+
+
 @dataclass(frozen=True)
 class Horizon:
     """The time at which this launch stops; `end_s` by `clock`, None where nothing limits it.

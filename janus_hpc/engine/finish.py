@@ -4,6 +4,8 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import janus_hpc
 from janus_hpc.comm.world import World
 from janus_hpc.engine.account import Account
 from janus_hpc.engine.answer import Answered
+from janus_hpc.engine.ending import Horizon
 from janus_hpc.engine.plan import RunPlan
 from janus_hpc.engine.setup import EngineSetup
 from janus_hpc.engine.tallies import Tallies
@@ -37,10 +40,12 @@ def finish_run(
     setup: EngineSetup,
     joined: dict[str, Any],
     answered: Answered,
+    merge_horizon: Horizon,
 ) -> ExitCode:
     """Merge on rank 0 and return the exit code on every rank. Collective over the world.
 
-    `setup` and `joined` (how ranks joined the exchange) are of the first batch.
+    `setup` and `joined` (how ranks joined the exchange) are of the first batch. A merge that is not done when
+    `merge_horizon` is over is given up, and the next launch does it.
     Errors: JournalError or JanusError from rank 0 on every rank; the journals stay for another try.
     """
     if answered.stopped:
@@ -54,7 +59,11 @@ def finish_run(
     if answered.account is not None:
         try:
             provenance = _provenance(world, env, plan, setup, joined)
-            code = _merge(plan, answered.account, answered.seconds, provenance)
+            told = partial(_give_up_after, merge_horizon)
+            code = _merge(plan, answered.account, answered.seconds, provenance, told)
+        except _OutOfTime:
+            log.warning("stopped while merging; the same command resumes from %s", plan.run_dir)
+            code = ExitCode.INTERRUPTED
         except JanusError as problem:
             error = problem
         except Exception as problem:  # every rank must learn of it
@@ -67,6 +76,15 @@ def finish_run(
     return agreed
 
 
+class _OutOfTime(Exception):
+    """The job's end is near, and the results are not merged."""
+
+
+def _give_up_after(horizon: Horizon, _: str) -> None:
+    if horizon.is_over():
+        raise _OutOfTime
+
+
 def remove_run_dir(plan: RunPlan) -> None:
     """The results are complete, and no rank writes into the folder any more. For world rank 0."""
     try:
@@ -75,7 +93,13 @@ def remove_run_dir(plan: RunPlan) -> None:
         log.warning("the results are complete; could not remove %s: %s", plan.run_dir, error)
 
 
-def _merge(plan: RunPlan, account: Account, seconds: float, provenance: dict[str, Any]) -> ExitCode:
+def _merge(
+    plan: RunPlan,
+    account: Account,
+    seconds: float,
+    provenance: dict[str, Any],
+    progress: Callable[[str], None],
+) -> ExitCode:
     manifest = load_manifest(plan.run_dir)
     stats = RunStats(
         batches=account.batches,
@@ -93,6 +117,7 @@ def _merge(plan: RunPlan, account: Account, seconds: float, provenance: dict[str
         provenance,
         stats=stats,
         chat=InputIndex.open(plan.index_path).chat,
+        progress=progress,
         first_row=plan.first_row,
         stop_row=plan.stop_row,
     )

@@ -7,15 +7,12 @@ import json
 import logging
 import os
 import shutil
-import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,11 +20,18 @@ import janus_hpc
 from janus_hpc.config import RunConfig, parse_bytes
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.decision import Assignment
-from janus_hpc.engine.ending import drain_after_s
+from janus_hpc.engine.ending import drain_after_s, merge_until_s
 from janus_hpc.engine.placing import choose_placement, expert_nodes
 from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.progress import progress_path
 from janus_hpc.engine.row_input import row_defaults
+from janus_hpc.engine.run_folder import (
+    LOCK_WAIT_S,
+    came_back,
+    discard,
+    is_restart,
+    launch_info,
+)
 from janus_hpc.engine.shard import shard_rows
 from janus_hpc.errors import ModelError, UsageError
 from janus_hpc.launch import LaunchEnv
@@ -37,7 +41,7 @@ from janus_hpc.placement.placement import Placement
 from janus_hpc.planner.split import default_split
 from janus_hpc.results.done import load_done
 from janus_hpc.results.durable import check_replaceable
-from janus_hpc.results.lock import LOCK_NAME, run_lock
+from janus_hpc.results.lock import run_lock
 from janus_hpc.results.manifest import (
     began_at_unix_s,
     differences,
@@ -133,7 +137,7 @@ def _decide(
     if not prompts.is_file():
         raise UsageError(f"prompts file {prompts} does not exist or is not a file")
     _check_writable(output, run_dir)
-    held.enter_context(run_lock(run_dir))
+    held.enter_context(run_lock(run_dir, LOCK_WAIT_S if is_restart(env) else 0.0))
     index_path = run_dir / INDEX_NAME
     index = build_index(prompts, index_path)
     rows = shard_rows(config.shard, index.num_rows)
@@ -142,13 +146,15 @@ def _decide(
     fields = _fingerprint_fields(config, index, rows, model_dir, dtype, max_context)
     if output.exists() and not config.overwrite:
         return _already_complete(config, output, fields, run_dir)
-    resumes = load_manifest(run_dir) is not None and not config.fresh
+    is_fresh = config.fresh and not came_back(run_dir, env)
+    resumes = not is_fresh and load_manifest(run_dir) is not None
     _check_traces(config, (output, prompts), resumes=resumes)
-    if config.fresh:
-        _discard(run_dir)
+    if is_fresh:
+        discard(run_dir)
     manifest, launch = start_launch(
-        run_dir, fields, _launch_info(config, env, allocation.hosts, model_dir)
+        run_dir, fields, launch_info(config, env, allocation.hosts, model_dir)
     )
+    left_s = _job_left_s(env)
     digest = fingerprint_bytes(fields)
     done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
     is_done = np.ones(index.num_rows, np.bool_)
@@ -178,21 +184,23 @@ def _decide(
         first_row=rows.start,
         stop_row=rows.stop,
         in_flight=done.in_flight,
-        drain_after_s=_drain_after_s(config, env),
+        drain_after_s=None if left_s is None else drain_after_s(left_s, config.drain_s),
+        merge_until_s=None if left_s is None else merge_until_s(left_s, config.drain_s),
         num_resumed=done.num_done,
         num_failed=done.num_failed,
         done=np.packbits(is_done).tobytes(),
     )
 
 
-def _drain_after_s(config: RunConfig, env: LaunchEnv) -> float | None:
+def _job_left_s(env: LaunchEnv) -> float | None:
+    """Seconds until the job's end; None where nothing limits it."""
     if env.job_end_unix_s is None:
         return None
     left_s = env.job_end_unix_s - time.time()
     if left_s < -STALE_END_S:
         log.warning("SLURM_JOB_END_TIME is long past (left over from another job?): not heeded")
         return None
-    return drain_after_s(max(left_s, 0.0), config.drain_s)
+    return max(left_s, 0.0)
 
 
 def choose_split(text: str, spec: ModelSpec, num_ranks: int) -> tuple[Split, str]:
@@ -355,7 +363,8 @@ def _already_complete(
     """An existing file is either this run's, finished, or not ours to replace."""
     manifest = load_manifest(run_dir)
     if manifest is None or manifest.fingerprint == fields:  # made just now, or left by a late kill
-        shutil.rmtree(run_dir)
+        # On NFS the lock that is held keeps the folder.
+        shutil.rmtree(run_dir, ignore_errors=True)
     with ResultsFile(output) as results:
         found = results.attrs.get("fingerprint")
         found = json.loads(found) if isinstance(found, str) else found or {}
@@ -370,30 +379,3 @@ def _already_complete(
     raise UsageError(
         f"{output} holds other results; choose another -o, or give --overwrite:\n{lines}"
     )
-
-
-def _discard(run_dir: Path) -> None:
-    """Remove all that earlier launches left: launches are numbered anew, and must not take it for their own."""
-    for path in sorted(run_dir.iterdir()):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in (INDEX_NAME, LOCK_NAME):
-            path.unlink()
-
-
-def _launch_info(
-    config: RunConfig, env: LaunchEnv, hosts: Sequence[str], model_dir: Path
-) -> dict[str, Any]:
-    """What the manifest keeps of a start; a file made of the journals alone takes its provenance from it."""
-    return {
-        "started_at_unix_s": int(time.time()),
-        "argv": sys.argv[1:],
-        "num_ranks": len(hosts),
-        "rank0_host": socket.gethostname(),
-        "launcher": env.launcher,
-        "job_id": env.job_id,
-        "slurm": env.slurm,
-        "model": str(model_dir.resolve()),
-        "config": {name: getattr(config, name) for name in config.__struct_fields__},
-        "hosts": list(hosts),
-    }

@@ -48,12 +48,12 @@ def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
             if world.world_rank == 0:
                 log.info("%s is complete already: %d rows", plan.output, plan.num_rows)
             return ExitCode.ROWS_FAILED if plan.num_failed else ExitCode.OK
-        horizon = Horizon.after(plan.drain_after_s)
+        horizons = Horizon.after(plan.drain_after_s), Horizon.after(plan.merge_until_s)
         with Observation(world, env, plan) as observation:
-            code, is_complete = _run(world, env, plan, stop, horizon, observation)
+            code = _run(world, env, plan, stop, horizons, observation)
         # Nobody writes into the run folder any more.
         world.barrier(timeout_s=LEAVE_LIMIT_S)
-        if is_complete and world.world_rank == 0:
+        if code != ExitCode.INTERRUPTED and world.world_rank == 0:
             remove_run_dir(plan)
         return code
 
@@ -100,11 +100,12 @@ def _run(
     env: LaunchEnv,
     plan: RunPlan,
     stop: StopFlag,
-    horizon: Horizon,
+    horizons: tuple[Horizon, Horizon],
     observation: Observation,
-) -> tuple[ExitCode, bool]:
-    """The exit code, and whether the results are complete."""
+) -> ExitCode:
+    """The exit code. `horizons`: of answering and of merging."""
     config = plan.config
+    horizon, merge_horizon = horizons
     topology = world.topology(plan.roles)
     relabel(world.label)
     if world.world_rank == 0:
@@ -149,11 +150,11 @@ def _run(
         answered = answer(plan, border, stop, horizon, progress)
     facts["energy"] = observation.energy(answered.num_tokens)
     world.pulse.beat("merging" if not answered.stopped else "stopping")
-    code = finish_run(world, env, plan, setup, facts, answered)
+    code = finish_run(world, env, plan, setup, facts, answered, merge_horizon)
     observation.finish()
-    if progress is not None and not answered.stopped:
+    if progress is not None and code != ExitCode.INTERRUPTED:
         progress.complete()
-    return code, not answered.stopped
+    return code
 
 
 def _decider(plan: RunPlan, setup: EngineSetup) -> Decider:

@@ -14,8 +14,12 @@ SCRIPT = """\
 #SBATCH --output=%x-%j.out
 {components}
 set -euo pipefail
+# Before bash 4.4 an empty array counts as unset.
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || set +u
 # The batch script is copied to a spool folder; the working folder is where sbatch was called.
 cd "${{SLURM_SUBMIT_DIR:-.}}"
+# Steps get what this script has set, also after sbatch --export=NONE or --export=JOB=...
+export SLURM_EXPORT_ENV=ALL
 [ -n "${{VIRTUAL_ENV:-}}" ] || [ ! -f .venv/bin/activate ] || source .venv/bin/activate
 # What the site's MPI, network and file system want.
 [ -z "${{JANUS_ENV:-}}" ] || source "$JANUS_ENV"

@@ -150,6 +150,30 @@ def test_a_fresh_start_heeds_no_stop_of_before(calm: tuple[Path, str]) -> None:
     assert export_text(folder / "fresh.h5", folder) == expected
 
 
+def test_a_merge_without_time_is_left_to_the_next_launch(calm: tuple[Path, str]) -> None:
+    """All rows are answered, and the job's end is too near for the rest."""
+    folder, expected = calm
+    patch = folder / "patch"
+    patch.mkdir()
+    line = "import janus_hpc.engine.ending as e; e.merge_until_s = lambda left_s, drain_s: 0.0\n"
+    (patch / "sitecustomize.py").write_text(line)
+    done = subprocess.run(
+        janus_command(2, "infer", "rows.jsonl", "-o", "late.h5"),
+        cwd=folder,
+        env=environment()
+        | {"PYTHONPATH": str(patch), "SLURM_JOB_END_TIME": str(int(time.time()) + 36_000)},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 75 and "stopped while merging" in done.stderr, done.stderr
+    assert not (folder / "late.h5").exists() and not (folder / "late.h5.tmp").exists()
+    again = run_janus(3, "infer", "rows.jsonl", "-o", "late.h5", cwd=folder)
+    assert f"resuming: {NUM_ROWS} of {NUM_ROWS} rows are done" in again.stderr
+    assert export_text(folder / "late.h5", folder) == expected
+
+
 def test_a_job_end_of_another_job_is_not_heeded(calm: tuple[Path, str]) -> None:
     folder, _ = calm
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -41,6 +42,19 @@ def test_two_nodes_with_arguments_and_an_environment_file(
     assert "split 1a3e" in output
     # A row's answer does not depend on the rows beside it.
     assert export_text(folder / "out.h5", folder).splitlines() == expected.splitlines()[:NUM_FEW]
+
+
+def test_steps_get_the_scripts_environment_where_sbatch_exports_little(
+    cluster: Cluster, plain: tuple[Path, str], tmp_path: Path
+) -> None:
+    """With --export=NONE or a list sbatch tells srun to hand on no more than that."""
+    (tmp_path / "few.jsonl").write_text((plain[0] / "few.jsonl").read_text())
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    path = cluster.environ["PATH"]
+    (tmp_path / ".venv/bin/activate").write_text(f"export PATH={shlex.quote(path)}\n")
+    job = cluster.submit(tmp_path, "--export=COLOUR=red", SCRIPT, "few.jsonl", "-o", "out.h5")
+    finish(cluster, tmp_path, job)
+    assert len(export_text(tmp_path / "out.h5", tmp_path).splitlines()) == NUM_FEW
 
 
 @pytest.mark.parametrize(

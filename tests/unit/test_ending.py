@@ -1,7 +1,7 @@
 """When a launch ends and when it stops taking rows, on a clock of the test's own."""
 
 from janus_hpc.comm.exchange import StepHeader
-from janus_hpc.engine.ending import Horizon, drain_after_s, is_last
+from janus_hpc.engine.ending import Horizon, drain_after_s, is_last, merge_until_s
 from janus_hpc.engine.tallies import Tallies
 
 
@@ -32,6 +32,11 @@ def test_draining_takes_at_most_a_tenth_of_a_short_job() -> None:
     assert drain_after_s(10_000, 120) == 9_880
     assert drain_after_s(600, 120) == 540
     assert drain_after_s(600, 10) == 590
+
+
+def test_half_of_what_is_kept_for_draining_is_for_merging() -> None:
+    assert merge_until_s(10_000, 120) == 9_940
+    assert merge_until_s(600, 120) == 570
 
 
 def test_no_row_is_taken_that_cannot_end_in_time_at_the_measured_rate() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ def allocation(node_ids: list[int]) -> Allocation:
     return Allocation(node_ids=node_ids, hosts=hosts, device="cpu", room_bytes=1 << 30)
 
 
-def plan(folder: Path, num_ranks: int = 1, **options: Any) -> RunPlan:
+def plan(folder: Path, num_ranks: int = 1, env: LaunchEnv | None = None, **options: Any) -> RunPlan:
     values = {"prompts": str(folder / "rows.jsonl"), "model": str(folder / "model")}
     values |= {"output": str(folder / "out.h5")} | options
     config = RunConfig(**values)
     with ExitStack() as held:
-        made = prepare(config, LaunchEnv(), allocation([0] * num_ranks), held)
+        made = prepare(config, env or LaunchEnv(), allocation([0] * num_ranks), held)
     assert isinstance(made, RunPlan)
     return made
 
@@ -150,6 +151,32 @@ def test_two_runs_do_not_write_to_one_output(folder: Path) -> None:
     plan(folder)
     with run_lock(folder / "out.h5.run"):
         assert "another run is writing" in refused(folder)
+
+
+def test_a_lock_that_outlives_its_host_is_waited_for(tmp_path: Path) -> None:
+    """The holder goes while the other one waits."""
+    with ExitStack() as held:
+        held.enter_context(run_lock(tmp_path))
+        threading.Timer(0.5, held.close).start()
+        with run_lock(tmp_path, wait_s=60):
+            pass
+
+
+def test_a_requeued_job_keeps_what_its_first_start_did(folder: Path) -> None:
+    """Its command still says --fresh, which was heeded then; a job of its own discards."""
+    first = LaunchEnv(job_id="7", slurm={"job_id": "7"})
+    again = LaunchEnv(job_id="7", slurm={"job_id": "7", "restart_count": "1"})
+    other = LaunchEnv(job_id="8", slurm={"job_id": "8", "restart_count": "1"})
+    assert plan(folder, env=first, fresh=True).launch == 0
+    assert plan(folder, env=again, fresh=True).launch == 1
+    assert plan(folder, env=other, fresh=True).launch == 0
+    assert plan(folder, env=first, fresh=True).launch == 0
+
+
+def test_a_fresh_start_needs_no_manifest_that_can_be_read(folder: Path) -> None:
+    plan(folder)
+    (folder / "out.h5.run" / "manifest.json").write_text("{")
+    assert plan(folder, fresh=True).launch == 0
 
 
 def test_a_refusal_leaves_no_folder(folder: Path) -> None:
