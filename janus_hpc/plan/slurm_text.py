@@ -108,7 +108,8 @@ done
 COME_BACK = """\
 case "$code" in
     0 | 2 | 3) exit "$code" ;;
-    75) ;;
+    # Drained; or ended by USR1 or USR2 that came before the ranks could listen.
+    75 | 138 | 140) ;;
     *)
         a_node_is_lost || exit "$code"
         echo "janus: a node does not answer"

@@ -1,6 +1,7 @@
 """A job that runs out of time, or loses a node, comes back by itself and completes with the same bytes."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,26 @@ def test_a_node_that_dies_before_slurm_knows(cluster: Cluster, plain: tuple[Path
         bring_back(cluster, nodes[1])
     assert 0 < resumed(output_of(folder, job)) < len(expected.splitlines())
     assert export_text(folder / "dead.h5", folder) == expected
+
+
+def test_a_signal_while_python_starts(
+    cluster: Cluster, plain: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the ranks, which cannot listen yet; the job comes back all the same."""
+    whole = plain[0] / "few.jsonl"
+    program = shutil.which("janus-hpc", path=cluster.environ["PATH"])
+    (tmp_path / "bin").mkdir()
+    early = tmp_path / "bin" / "janus-hpc"
+    text = (
+        f'#!/bin/bash\n[ -n "${{SLURM_RESTART_COUNT:-}}" ] || kill -USR1 $$\nexec {program} "$@"\n'
+    )
+    early.write_text(text)
+    early.chmod(0o755)
+    monkeypatch.setitem(cluster.environ, "PATH", f"{early.parent}:{cluster.environ['PATH']}")
+    job = cluster.submit(tmp_path, "--ntasks-per-node=2", SCRIPT, whole, "-o", "early.h5")
+    output = finish(cluster, tmp_path, job)
+    assert f"janus: requeued as {job}, restart 1" in output
+    assert (tmp_path / "early.h5").exists()
 
 
 def test_a_cancelled_job_stays_away(cluster: Cluster, plain: tuple[Path, str]) -> None:
