@@ -1,10 +1,8 @@
 """Rows made up in memory: random prompts of one length, greedy answers of one length. For benchmarks."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from janus_hpc.core import Row, RowResult, SamplingParams
+from janus_hpc.core import Row, SamplingParams
 from janus_hpc.engine.active import ActiveRow
 
 
@@ -21,10 +19,7 @@ class MemoryRows:
         ids: list[int] = generator.integers(0, self.vocab, self.num_prompt_tokens).tolist()
         return ids
 
-    def admit(self, row_indices: Sequence[int]) -> tuple[list[ActiveRow], list[RowResult]]:
-        return [self._row(index) for index in row_indices], []
-
-    def _row(self, index: int) -> ActiveRow:
+    def admit(self, index: int) -> ActiveRow:
         token_ids = self.prompt(index)
         row = Row(
             index=index,

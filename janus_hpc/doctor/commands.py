@@ -3,7 +3,6 @@
 import socket
 import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -20,6 +19,7 @@ from janus_hpc.doctor.table import CHECKS, chosen
 from janus_hpc.doctor.watchdog import Watchdog
 from janus_hpc.errors import UsageError
 from janus_hpc.launch import LaunchEnv
+from janus_hpc.results.stdout import say_verdict
 
 _NAMES = ", ".join(check.name for check in CHECKS)
 # Starting as many processes as there are may take longer than any check.
@@ -147,9 +147,7 @@ def _report(
 
     def tell(text: str) -> None:
         if json_path != "-":
-            # A reader that has seen enough ends no checks.
-            with suppress(BrokenPipeError):
-                click.echo(text)
+            say_verdict(text)
 
     try:
         examine(context, checks, say, watchdog)

@@ -20,7 +20,7 @@ FACTS, SKIPPED, FAILED = "facts", "skipped", "failed"
 # What a check does beside waiting: torch alone may take many seconds to import.
 _WORK_S = 30.0
 # Of the time in which all must answer, what waits inside a check may take.
-CHECK_SHARE = 0.8
+_CHECK_SHARE = 0.8
 
 
 class SomeRanksSilent(Exception):
@@ -93,7 +93,7 @@ def _answer(check: Check, context: Context) -> Answer:
             from janus_hpc.comm.roll_call import private_world
 
             # A rank that waits here for one that failed must answer before rank 0 stops listening.
-            limit_s = CHECK_SHARE * context.timeout_s
+            limit_s = _CHECK_SHARE * context.timeout_s
             context = replace(context, world=private_world(context.world, limit_s))
         return FACTS, check.gather(context)
     except Skip as reason:

@@ -32,7 +32,7 @@ from janus_hpc.sampling.sampler import NO_TOKEN, choose
 class RowSource(Protocol):
     """Turns claimed row numbers into rows in flight and refused rows."""
 
-    def admit(self, row_indices: list[int]) -> tuple[list[ActiveRow], list[RowResult]]: ...
+    def admit(self, index: int) -> ActiveRow | RowResult: ...
 
 
 class AttentionLoop:
@@ -132,10 +132,10 @@ class AttentionLoop:
             for index in row_indices:
                 # Thousands of long prompts may take longer than a stall is given.
                 self.pulse.beat("reading rows")
-                active, refused = self.rows.admit([index])
-                for result in refused:
-                    self._finish_row(result)
-                for row in active:
+                row = self.rows.admit(index)
+                if isinstance(row, RowResult):
+                    self._finish_row(row)
+                else:
                     self._begin_row(row)
 
     def _begin_row(self, row: ActiveRow) -> None:

@@ -70,3 +70,12 @@ class Horizon:
 
 
 NO_HORIZON = Horizon(None)
+
+
+def horizons(left_s: float | None, drain_s: float) -> tuple[Horizon, Horizon]:
+    """Of answering and of merging, in a job that ends in `left_s`; None where nothing limits it."""
+    if left_s is None:
+        return NO_HORIZON, NO_HORIZON
+    return Horizon.after(drain_after_s(left_s, drain_s)), Horizon.after(
+        merge_until_s(left_s, drain_s)
+    )

@@ -4,7 +4,7 @@ Runs on attention ranks; knows nothing of steps or of other ranks.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from janus_hpc.core import Row, RowError, RowProgress, RowResult
 from janus_hpc.engine.active import ActiveRow
@@ -39,18 +39,14 @@ class Intake:
         self.seed = seed
         self.progress = progress
 
-    def admit(self, row_indices: Sequence[int]) -> tuple[list[ActiveRow], list[RowResult]]:
-        """Rows that can run, and the results of those that cannot."""
-        active: list[ActiveRow] = []
-        refused: list[RowResult] = []
-        for index in row_indices:
-            row = self.reader.read(index)
-            try:
-                active.append(self._admit(row))
-            except RowRejected as rejection:
-                error = RowError(line=row.line, field=rejection.field, reason=rejection.reason)
-                refused.append(error_result(row, error))
-        return active, refused
+    def admit(self, index: int) -> ActiveRow | RowResult:
+        """A row that can run, or the result of one that cannot."""
+        row = self.reader.read(index)
+        try:
+            return self._admit(row)
+        except RowRejected as rejection:
+            error = RowError(line=row.line, field=rejection.field, reason=rejection.reason)
+            return error_result(row, error)
 
     def _admit(self, row: Row) -> ActiveRow:
         if row.error is not None:

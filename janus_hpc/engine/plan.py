@@ -45,8 +45,8 @@ class RunPlan:
     """Everything ranks must agree on. `done` is a bit-packed array: 1 for rows with nothing left to do.
 
     Of the input's `num_rows`, rows `first_row` to `stop_row` - 1 are this run's. `in_flight`: rows that an earlier
-    launch left unfinished. `drain_after_s`, `merge_until_s`: when to stop answering, and merging, in seconds from
-    when this is received; None where nothing limits the job.
+    launch left unfinished. `job_left_s`: until the job's end, in seconds from when this is received; None where
+    nothing limits the job.
     `turns`: the splits that batches take in turn, empty where the first one stays or a planner decides.
     `room_bytes`: as in `Allocation`.
     """
@@ -75,8 +75,7 @@ class RunPlan:
     first_row: int
     stop_row: int
     in_flight: tuple[InFlight, ...]
-    drain_after_s: float | None
-    merge_until_s: float | None
+    job_left_s: float | None
     num_resumed: int
     num_failed: int
     done: bytes

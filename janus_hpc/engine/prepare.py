@@ -20,7 +20,6 @@ import janus_hpc
 from janus_hpc.config import RunConfig, parse_bytes
 from janus_hpc.demo import demo_model_dir
 from janus_hpc.engine.decision import Assignment
-from janus_hpc.engine.ending import drain_after_s, merge_until_s
 from janus_hpc.engine.placing import choose_placement, expert_nodes
 from janus_hpc.engine.plan import Allocation, RunPlan
 from janus_hpc.engine.progress import progress_path
@@ -154,7 +153,6 @@ def _decide(
     manifest, launch = start_launch(
         run_dir, fields, launch_info(config, env, allocation.hosts, model_dir)
     )
-    left_s = _job_left_s(env)
     digest = fingerprint_bytes(fields)
     done = load_done(run_dir, index.num_rows, digest, config.retry_failed)
     is_done = np.ones(index.num_rows, np.bool_)
@@ -184,8 +182,7 @@ def _decide(
         first_row=rows.start,
         stop_row=rows.stop,
         in_flight=done.in_flight,
-        drain_after_s=None if left_s is None else drain_after_s(left_s, config.drain_s),
-        merge_until_s=None if left_s is None else merge_until_s(left_s, config.drain_s),
+        job_left_s=_job_left_s(env),
         num_resumed=done.num_done,
         num_failed=done.num_failed,
         done=np.packbits(is_done).tobytes(),

@@ -12,7 +12,7 @@ from janus_hpc.engine.answer import answer
 from janus_hpc.engine.border import Border
 from janus_hpc.engine.deciders import Decider, make_decider
 from janus_hpc.engine.device import agree_on_device, room_bytes
-from janus_hpc.engine.ending import Horizon
+from janus_hpc.engine.ending import Horizon, horizons
 from janus_hpc.engine.finish import finish_run, remove_run_dir
 from janus_hpc.engine.observe import Observation
 from janus_hpc.engine.parts import Kept, Part, load_part
@@ -48,9 +48,9 @@ def infer(world: World, env: LaunchEnv, config: RunConfig) -> ExitCode:
             if world.world_rank == 0:
                 log.info("%s is complete already: %d rows", plan.output, plan.num_rows)
             return ExitCode.ROWS_FAILED if plan.num_failed else ExitCode.OK
-        horizons = Horizon.after(plan.drain_after_s), Horizon.after(plan.merge_until_s)
+        until = horizons(plan.job_left_s, config.drain_s)
         with Observation(world, env, plan) as observation:
-            code = _run(world, env, plan, stop, horizons, observation)
+            code = _run(world, env, plan, stop, until, observation)
         # Nobody writes into the run folder any more.
         world.barrier(timeout_s=LEAVE_LIMIT_S)
         if code != ExitCode.INTERRUPTED and world.world_rank == 0:
@@ -100,12 +100,12 @@ def _run(
     env: LaunchEnv,
     plan: RunPlan,
     stop: StopFlag,
-    horizons: tuple[Horizon, Horizon],
+    until: tuple[Horizon, Horizon],
     observation: Observation,
 ) -> ExitCode:
-    """The exit code. `horizons`: of answering and of merging."""
+    """The exit code. `until`: horizons of answering and of merging."""
     config = plan.config
-    horizon, merge_horizon = horizons
+    horizon, merge_horizon = until
     topology = world.topology(plan.roles)
     relabel(world.label)
     if world.world_rank == 0:

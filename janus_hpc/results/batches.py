@@ -62,7 +62,7 @@ def decisions(batches: Sequence[Record]) -> list[str]:
     ]
 
 
-def plain(batches: Sequence[Record]) -> list[Record]:
+def without_nan(batches: Sequence[Record]) -> list[Record]:
     """The records for JSON, which has no NaN: None where a figure is not known."""
     return [{name: _known(value) for name, value in its.items()} for its in batches]
 

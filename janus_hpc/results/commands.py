@@ -10,7 +10,7 @@ from types import FrameType
 import click
 
 from janus_hpc.errors import JournalError, UsageError
-from janus_hpc.results.batches import decisions, plain, read_batches, table
+from janus_hpc.results.batches import decisions, read_batches, table, without_nan
 from janus_hpc.results.compare import compare
 from janus_hpc.results.compare_text import comparison_lines
 from janus_hpc.results.durable import refuse_input, write_file
@@ -168,7 +168,7 @@ def batches_command(file: Path, as_json: bool, plot: Path | None) -> None:
         refuse_input(plot, "--plot", [file])
     found = read_batches(file)
     if as_json:
-        click.echo(json.dumps(plain(found), indent=1, allow_nan=False))
+        click.echo(json.dumps(without_nan(found), indent=1, allow_nan=False))
     else:
         click.echo("\n".join([*table(found), *decisions(found)]))
     if plot is not None:

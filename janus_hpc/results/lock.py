@@ -33,11 +33,12 @@ def run_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     with file:
         deadline_s = time.monotonic() + wait_s
-        while not _is_taken(file, path):
+        while not _take(file, path):
             if time.monotonic() >= deadline_s:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
                 raise UsageError(f"another run is writing to {run_dir} ({holder})")
+            # flock itself waits without a limit.
             time.sleep(_POLL_S)
         file.truncate(0)
         file.write(f"host {socket.gethostname()}, process {os.getpid()}")
@@ -45,8 +46,8 @@ def run_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
         yield
 
 
-def _is_taken(file: IO[str], path: Path) -> bool:
-    """Whether the lock is ours now; True also where there are no locks."""
+def _take(file: IO[str], path: Path) -> bool:
+    """Try to get the lock: whether it is ours now; True also where there are no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from pathlib import Path
 from janus_hpc.results.record import HEADER_BYTES
 from tests.jobs.launcher import TIME_LIMIT_S, environment, janus_command, wait_until
 from tests.jobs.test_kill_resume import MARK, marked_ranks
-
-POLL_S = 0.02
 
 
 def has_rows(run_dir: Path) -> bool:
@@ -47,8 +44,7 @@ def signal_when(
         def said() -> str:
             return os.pread(log.fileno(), 1 << 24, 0).decode(errors="replace")
 
-        while process.poll() is None and not happened(said()):
-            time.sleep(POLL_S)
+        wait_until(lambda: process.poll() is not None or happened(said()), "it happens")
         ranks = marked_ranks(mark)
         if ranks:
             os.kill(

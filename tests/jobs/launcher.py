@@ -51,11 +51,11 @@ def run_janus(
     return done
 
 
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    """Poll until it has happened; AssertionError after the time limit."""
-    deadline_s = time.monotonic() + TIME_LIMIT_S
+def wait_until(happened: Callable[[], bool], what: str, limit_s: float = TIME_LIMIT_S) -> None:
+    """Poll until it has happened; AssertionError after `limit_s` seconds."""
+    deadline_s = time.monotonic() + limit_s
     while not happened():
-        assert time.monotonic() < deadline_s, f"not within {TIME_LIMIT_S} s: {what}"
+        assert time.monotonic() < deadline_s, f"not within {limit_s:.0f} s: {what}"
         time.sleep(0.05)
 
 

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from tests.jobs.launcher import wait_until
 from tests.slurm.configuration import NUM_NODES, write_configuration
 
 START_LIMIT_S = 60.0
@@ -31,14 +32,6 @@ def missing_program() -> str | None:
 def find_program(name: str) -> str | None:
     """Daemons lie in sbin, which a user's PATH may lack."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-def wait_until(happened: Callable[[], bool], what: str, limit_s: float) -> None:
-    """Poll until it has happened; AssertionError after `limit_s` seconds."""
-    deadline_s = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline_s, f"not within {limit_s:.0f} s: {what}"
-        time.sleep(POLL_S)
 
 
 class Cluster:

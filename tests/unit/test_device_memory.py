@@ -26,5 +26,6 @@ def test_page_cache_gives_way(
     )
     monkeypatch.setattr(device, "CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(device, "CGROUPS", tmp_path / "self")
-    monkeypatch.setattr(device, "_available_bytes", lambda: 10**12)
+    (tmp_path / "meminfo").write_text("MemAvailable: 1000000 kB\n")
+    monkeypatch.setattr(device, "MEMINFO", tmp_path / "meminfo")
     assert device.room_bytes("cpu", 0, 2) == (1000 - 200) // 2

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from janus_hpc.comm.libraries import MPI_FILES
 from janus_hpc.doctor import cores, probe
 from janus_hpc.doctor.check import Check, Skip
 from janus_hpc.doctor.context import Context, Places, Target, places_alone
@@ -86,6 +88,24 @@ def test_a_file_system_without_locks(
 def test_a_run_folder_without_rights(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"lock: cannot be written"), run_lock(Path("/proc/self")):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "is_mpi"),
+    [
+        ("libmpi.so.12", True),
+        ("libmpi_abi.so.1", True),
+        ("libmpich.so.12", True),
+        ("libmpi_gnu_123.so.12", True),
+        ("libmpi_cray.so.12", True),
+        ("libmpi_gtl_cuda.so.0", False),
+        ("libmpifort.so.12", False),
+        ("libmpi_cxx.so.40", False),
+        ("libmpi_mpifh.so.40", False),
+    ],
+)
+def test_files_of_mpi(name: str, is_mpi: bool) -> None:
+    assert (re.fullmatch(MPI_FILES, name) is not None) is is_mpi
 
 
 def test_leftovers_in_shared_memory(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ class PacedExchange:
 class NoRows:
     """A `RowSource` for a loop that has its sequences already."""
 
-    def admit(self, row_indices: list[int]) -> tuple[list[ActiveRow], list[RowResult]]:
-        raise AssertionError(f"{row_indices=}")
+    def admit(self, index: int) -> ActiveRow | RowResult:
+        raise AssertionError(f"{index=}")
 
 
 def least(turns: list[AttentionTimes]) -> AttentionTimes:
